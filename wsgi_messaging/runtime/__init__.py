@@ -1,0 +1,1 @@
+"""What the process gives: native threads and locks, waiting, one value per process, the worker it is."""

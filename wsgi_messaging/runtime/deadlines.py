@@ -1,0 +1,54 @@
+"""The deadline that the current work has: set by the middleware for a request, around a block, or by whoever called.
+
+It bounds every publish and every call made in it. It is a context variable, so it holds for one thread or greenlet and
+for what these call.
+
+Layer 1: imports runtime.native.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from . import native
+
+_ends_at: ContextVar[float | None] = ContextVar("wsgi_messaging_ends_at", default=None)
+
+
+def ends_at() -> float | None:
+    """The point in time (monotonic) at which the current work is no longer wanted; None when nobody said."""
+    return _ends_at.get()
+
+
+def remaining_time() -> float | None:
+    """Seconds until whoever waits for the current work gives up, from 0 up; None when nobody said."""
+    end = _ends_at.get()
+    return None if end is None else max(0.0, end - native.monotonic())
+
+
+def begin(seconds: float | None) -> None:
+    """From now on the current work ends in `seconds`, or whenever it likes; until the next `begin` in this context.
+
+    For the middleware: a response is produced after its function has returned, so there is no block to end it.
+    """
+    _ends_at.set(None if seconds is None else native.monotonic() + seconds)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Within the block, calls end after `seconds` at the latest; never later than an outer deadline."""
+    with deadline_at(None if seconds is None else native.monotonic() + seconds):
+        yield
+
+
+@contextmanager
+def deadline_at(end: float | None) -> Iterator[None]:
+    """As `deadline`, for a point in time (monotonic)."""
+    outer = _ends_at.get()
+    token = _ends_at.set(outer if end is None else end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _ends_at.reset(token)
