@@ -1,0 +1,138 @@
+"""Which broker next, when, and what is said about it: the attempts to connect, between one link and the next.
+
+The first attempt after a loss goes out at once, to another host where there is one; a round over all hosts that
+failed is followed by a jittered pause. One log line for each host that fails, and one when a link is up again; never
+a line for each attempt.
+
+Layer 2.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ConnectFailed
+from ..runtime.journal import Journal
+from .hosts import Broker, Hosts
+from .link import Link, LinkOptions, Wait, open_link
+from .timing import Backoff
+
+_CHANCE = random.SystemRandom()
+"""uWSGI's workers share the state of `random`, which is seeded again only where fork hooks run."""
+
+STABLE_AFTER = 1.0
+"""Seconds that a link must have lived for its loss to be answered by an attempt at once."""
+
+FLAPPING_FROM = 2
+"""So many short-lived links in a row, and the next is not tried without a pause, nor spoken of."""
+
+
+class Attempts:
+    """The attempts of one connection. The connection's thread alone uses it; anyone may read its attributes."""
+
+    def __init__(
+        self,
+        name: str,
+        brokers: Sequence[Broker],
+        options: LinkOptions,
+        context: tuple[ssl.SSLContext, Any] | None,
+        journal: Journal,
+    ) -> None:
+        self.retry_at = 0.0
+        self.last_failure: ConnectFailed | None = None
+        self.is_round_over = False
+        """True when the attempt that failed was at the last host of a round."""
+        self.is_hopeless = False
+        """True when the last round ended with every broker refusing for a reason that waiting cannot mend."""
+        self._name = name
+        self._options = options
+        self._context = context
+        self._journal = journal
+        self._hosts = Hosts(brokers, _CHANCE.shuffle)
+        self._brokers = len(brokers)
+        self._backoff = Backoff()
+        self._reported: set[str] = set()
+        self._opened_at = 0.0
+        self._short_lives = 0
+        self._unsaid = ""
+        self.away_since: float | None = None
+        """When the row of failures began that is going on."""
+        self.say_at = float("inf")
+        """When a link that follows a row of short-lived ones will have lived long enough to be spoken of."""
+        self._failures = 0
+        self._refusals = 0
+
+    def attempt(self, wait: Wait, now: float) -> Link | None:
+        """Try the next broker; None when it failed, and then `retry_at` says when to try again.
+
+        Raises: `Interrupted`, from `wait`.
+        """
+        broker = self._hosts.take()
+        self.is_hopeless = False
+        try:
+            link = open_link(self._with_credentials(broker), self._options, self._context, wait)
+        except ConnectFailed as exc:
+            self._failed(broker, exc, now)
+            return None
+        self._succeeded(link, now)
+        return link
+
+    def _with_credentials(self, broker: Broker) -> Broker:
+        """The broker with the credentials of now: a function of the application's may rotate them."""
+        if self._options.credentials is None:
+            return broker
+        try:
+            userid, password = self._journal.ask(self._options.credentials, self._options.connect_timeout)
+        except Exception as exc:
+            raise ConnectFailed(f"{broker}: the function for the credentials failed: {type(exc).__name__}") from exc
+        return replace(broker, userid=userid, password=password)
+
+    def _failed(self, broker: Broker, failure: ConnectFailed, now: float) -> None:
+        self.last_failure = failure
+        self.away_since = now if self.away_since is None else self.away_since
+        self._failures += 1
+        self._refusals += failure.is_permanent
+        if broker.address not in self._reported:
+            self._reported.add(broker.address)
+            self._journal.warning(f"{self._name}: {failure}")
+        self.retry_at = now
+        self.is_round_over = self._hosts.is_round_over
+        if self.is_round_over:
+            self.retry_at = now + self._backoff.failed(_CHANCE.random())
+            self.is_hopeless = self._refusals >= self._brokers
+            self._refusals = 0
+
+    def _succeeded(self, link: Link, now: float) -> None:
+        self._opened_at = now
+        self.away_since = None
+        if self._reported:
+            self._unsaid = f"{self._name}: connected to {link.broker} after {self._failures} failed attempts"
+            self.say_at = now if self._short_lives < FLAPPING_FROM else now + STABLE_AFTER
+            self.say_if_due(now)
+        self._hosts.succeeded(link.broker.address)
+        self._reported.clear()
+        self._failures = self._refusals = 0
+        self.last_failure = None
+
+    def lost(self, link: Link, cause: str, now: float) -> None:
+        """An open link broke: the next attempt is due at once, unless links break as soon as they are open."""
+        self.say_at = float("inf")
+        self.retry_at = now
+        self._short_lives = self._short_lives + 1 if now - self._opened_at < STABLE_AFTER else 0
+        if self._short_lives >= FLAPPING_FROM:
+            self.retry_at += self._backoff.failed(_CHANCE.random())
+        else:
+            self._backoff.succeeded()
+        self._reported.add(link.broker.address)
+        if self._short_lives <= FLAPPING_FROM:
+            self._journal.warning(f"{self._name}: lost {link.broker}: {cause}")
+
+    def say_if_due(self, now: float) -> None:
+        """Say that a link is up again, once, when it is time to."""
+        if now >= self.say_at:
+            self.say_at = float("inf")
+            self._journal.info(self._unsaid)

@@ -1,0 +1,251 @@
+"""Consumers on one connection: subscribed, delivered, settled, and subscribed again.
+
+Each subscription has a channel of its own, so that a refused acknowledgement of one cannot end another, and so that
+its declarations, its prefetch and its consume go out in one write, in order. What was delivered over a connection
+that is gone is no longer ours to acknowledge: `generation` tells the two apart.
+
+No I/O: everything gives the bytes to write. The connection's thread alone calls it. Layer 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, NamedTuple, Protocol
+
+from ..errors import DeclarationRefused, MessagingError
+from . import codec, frames
+from .channels import Channels, close_reason
+from .frames import Inbound
+from .topology import Topology
+
+_NEVER = float("inf")
+RETRY_AFTER = 1.0
+"""Seconds until a queue that is missing or refused is tried again."""
+
+
+class Delivered(NamedTuple):
+    """One message for a subscription, as it came."""
+
+    subscription: Subscription
+    generation: int
+    inbound: Inbound
+
+
+class Sink(Protocol):
+    """Where deliveries go, on the connection's thread: a mailbox, most of the time."""
+
+    def put(self, item: Delivered) -> None: ...
+
+    def clear(self) -> None:
+        """The connection is gone: what was delivered and not settled will come again."""
+
+
+class Subscription:
+    """One consumer of one queue. The application makes it; the connection's thread changes it."""
+
+    def __init__(
+        self,
+        queue: str,
+        *,
+        tag: str,
+        prefetch: int,
+        mailbox: Sink,
+        notify: Callable[[], None],
+        declares: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
+        self.queue = queue
+        self.tag = tag
+        self.mailbox = mailbox
+        self.notify = notify
+        self.qos = codec.arguments("lBb", 0, prefetch, False)
+        self.consume = codec.arguments("BssbbbbF", 0, queue, tag, False, no_ack, exclusive, False, arguments or {})
+        self.channel = 0
+        self.generation = 0
+        self.is_active = False
+        self.is_cancelled = False
+        self.was_active = False
+        self.maybe_sent = False
+        self.is_missing = declares
+        """True when the queue is to be declared, from the topology, in one write with the consumer."""
+        self.retry_at = 0.0
+        self.error: MessagingError | None = None
+        self.warn_after = float("inf")
+        """Seconds after which a callback that still runs is warned about."""
+        self.begun_at: dict[object, float] = {}
+        """When the callbacks began that run now."""
+
+
+class Consumers:
+    """All subscriptions of one connection."""
+
+    def __init__(self, channels: Channels, topology: Topology, warn: Callable[[str], None]) -> None:
+        self.delivered = 0
+        self._channels = channels
+        self._topology = topology
+        self._warn = warn
+        self._subscriptions: dict[int, Subscription] = {}
+        self._waiting: list[Subscription] = []
+        self._generation = 0
+
+    def __len__(self) -> int:
+        return len(self._subscriptions) + len(self._waiting)
+
+    def add(self, subscription: Subscription, _now: float) -> None:
+        """Have a subscription; `advance` makes it."""
+        self._waiting.append(subscription)
+
+    @property
+    def is_busy(self) -> bool:
+        """True when `advance` may have something to do."""
+        return bool(self._waiting) or bool(self._subscriptions)
+
+    def due_at(self) -> float:
+        """When a refused subscription is to be tried again."""
+        if not self._waiting:
+            return _NEVER
+        return min((waiting.retry_at for waiting in self._waiting), default=float("inf"))
+
+    def advance(self, now: float) -> bytes:
+        """Subscribe whose time has come; warn about callbacks that the broker will soon lose patience with."""
+        for subscription in self._subscriptions.values():
+            if subscription.begun_at:
+                self._look_at_callbacks(subscription, now)
+        due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
+        if not due:
+            return b""
+        self._waiting = [waiting for waiting in self._waiting if waiting.retry_at > now]
+        return b"".join(self._subscribe(subscription) for subscription in due)
+
+    def _look_at_callbacks(self, subscription: Subscription, now: float) -> None:
+        begun_at = min(list(subscription.begun_at.values()), default=now)
+        if now - begun_at > subscription.warn_after:
+            subscription.warn_after = float("inf")
+            self._warn(
+                f"a callback of the consumer of queue {subscription.queue!r} has run for {now - begun_at:.0f} s; soon "
+                "the broker ends the consumer and delivers its messages again (consumer_timeout)"
+            )
+
+    def _subscribe(self, subscription: Subscription) -> bytes:
+        channel = self._channels.take(self.on_method)
+        self._subscriptions[channel] = subscription
+        self._generation += 1
+        subscription.channel, subscription.generation = channel, self._generation
+        subscription.maybe_sent = True
+        methods = [(frames.CHANNEL_OPEN, b"\0")]
+        if subscription.is_missing:
+            methods += [(made.method, made.arguments) for made in self._topology.of_queue(subscription.queue)]
+        methods.append((frames.BASIC_QOS, subscription.qos))
+        methods.append((frames.BASIC_CONSUME, subscription.consume))
+        return b"".join(frames.method_frame(channel, method, arguments) for method, arguments in methods)
+
+    def on_method(self, inbound: Inbound, now: float) -> bytes:
+        """React to a method on one of the subscriptions' channels."""
+        subscription = self._subscriptions.get(inbound.channel)
+        if subscription is None:
+            return b""
+        match inbound.method:
+            case frames.BASIC_DELIVER:
+                self.delivered += 1
+                subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound))
+            case frames.BASIC_CONSUME_OK:
+                subscription.is_active = subscription.was_active = True
+                subscription.is_missing = False
+                subscription.retry_at = 0.0
+                subscription.notify()
+            case frames.BASIC_CANCEL:
+                return self._on_cancelled(subscription, now)
+            case frames.CHANNEL_CLOSE:
+                return self._on_close(subscription, inbound, now)
+        return b""
+
+    def _on_cancelled(self, subscription: Subscription, now: float) -> bytes:
+        """The broker ended the consumer: its queue was deleted, or its node went down."""
+        closing = self._channels.close(subscription.channel)
+        self._detach(subscription)
+        if not subscription.is_cancelled:
+            self._try_again(subscription, now, "cancelled by the broker: its queue was deleted, or its node went down")
+        return closing + self.advance(now)
+
+    def _on_close(self, subscription: Subscription, inbound: Inbound, now: float) -> bytes:
+        code, text = close_reason(inbound)
+        self._detach(subscription)
+        if subscription.is_cancelled:
+            return b""
+        if code == 404 and not subscription.is_missing and self._topology.of_queue(subscription.queue):
+            subscription.is_missing = True
+            subscription.retry_at = subscription.retry_at or now
+            self._waiting.append(subscription)
+        elif subscription.was_active:
+            self._try_again(subscription, now, f"ended: {code} {text}")
+        else:
+            subscription.error = DeclarationRefused(
+                f"consumer of queue {subscription.queue!r}: {code} {text}", reply_code=code
+            )
+            subscription.notify()
+        return self.advance(now)
+
+    def _try_again(self, subscription: Subscription, now: float, cause: str) -> None:
+        """At once the first time, then every `RETRY_AFTER`; said once, not at every attempt."""
+        is_first = not subscription.retry_at
+        if is_first:
+            self._warn(f"the consumer of queue {subscription.queue!r} was {cause}; it will be tried again")
+        subscription.is_missing = False
+        subscription.retry_at = now if is_first else now + RETRY_AFTER
+        self._waiting.append(subscription)
+
+    def _detach(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription.channel, None)
+        subscription.channel = subscription.generation = 0
+        subscription.is_active = False
+
+    def settle(self, delivered: Delivered, method: int, arguments: bytes) -> bytes:
+        """Acknowledge or reject, if the delivery is still ours to settle."""
+        subscription, generation, inbound = delivered
+        if generation != subscription.generation:
+            return b""
+        return frames.method_frame(inbound.channel, method, arguments)
+
+    def stop(self, subscription: Subscription) -> bytes:
+        """Have no more delivered; what was delivered can still be settled."""
+        subscription.is_cancelled = True
+        if subscription in self._waiting:
+            self._waiting.remove(subscription)
+        if not subscription.channel:
+            return b""
+        arguments = codec.arguments("sb", subscription.tag, False)
+        return frames.method_frame(subscription.channel, frames.BASIC_CANCEL, arguments)
+
+    def remove(self, subscription: Subscription) -> bytes:
+        """End it: what it has not settled goes back to the queue."""
+        channel = subscription.channel
+        self._detach(subscription)
+        return self._channels.close(channel) if channel else b""
+
+    def lost(self) -> None:
+        """The connection is gone: subscribe again on the next one."""
+        for subscription in list(self._subscriptions.values()):
+            self._detach(subscription)
+            subscription.mailbox.clear()
+            if not subscription.is_cancelled:
+                subscription.retry_at = 0.0
+                self._waiting.append(subscription)
+
+    def refuse_new(self, error: MessagingError) -> None:
+        """Fail the subscriptions that were never active; their callers are waiting."""
+        for subscription in [waiting for waiting in self._waiting if not waiting.was_active]:
+            self._waiting.remove(subscription)
+            subscription.error = copy(error)
+            subscription.notify()
+
+    def give_up(self, error: MessagingError) -> None:
+        """End them all; fail those that were never active."""
+        for subscription in [*self._subscriptions.values(), *self._waiting]:
+            subscription.error = subscription.error or copy(error)
+            subscription.is_cancelled = True
+            subscription.notify()
+        self._subscriptions.clear()
+        self._waiting.clear()

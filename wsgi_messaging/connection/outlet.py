@@ -1,0 +1,103 @@
+"""What is to be written on one connection, in order, many frames to one send.
+
+Answers of the connection's own go before messages: an acknowledgement or a heartbeat never waits behind a backlog.
+
+Layer 2.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .pending import Outgoing
+from .publishing import Publisher
+from .stream import Stream
+
+WRITE_MAX = 262144
+"""How many octets of messages are gathered for one send."""
+
+
+class Outlet:
+    """The writing side of one connection. `outbox` is for any thread to append to, the rest for the connection's."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.outbox: deque[Outgoing] = deque()
+        self._publisher = publisher
+        self._answers: deque[bytes] = deque()
+        self._unsent = memoryview(b"")
+
+    @property
+    def is_stuck(self) -> bool:
+        """True while the socket does not take what was gathered."""
+        return bool(self._unsent)
+
+    def is_awaited(self, now: float) -> bool:
+        """True while somebody waits for a message that was not sent whole."""
+        return self.is_stuck or any(entry.is_wanted(now) for entry in list(self.outbox))
+
+    @property
+    def has_answers(self) -> bool:
+        return bool(self._answers)
+
+    def answer(self, written: bytes | None) -> None:
+        """Have some bytes written before the next message."""
+        if written:
+            self._answers.append(written)
+
+    def write(self, stream: Stream, now: float, takes_messages: bool) -> bool:
+        """Write as much as the socket takes; True when it took anything. Raises: OSError."""
+        has_sent = False
+        while True:
+            if not self._unsent:
+                self._unsent = memoryview(self._gather(now, takes_messages))
+                if not self._unsent:
+                    break
+            sent = stream.send(self._unsent)
+            if sent is None:
+                break
+            self._unsent = self._unsent[sent:]
+            has_sent = True
+            if not (self._unsent or self._answers or self.outbox):
+                break
+        stream.flush()
+        return has_sent
+
+    def _gather(self, now: float, takes_messages: bool) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while self._answers:
+            parts.append(self._answers.popleft())
+        if takes_messages:
+            outbox, admit = self.outbox, self._publisher.admit
+            while outbox and size < WRITE_MAX:
+                parts.append(admit(outbox.popleft(), now))
+                size += len(parts[-1])
+        return b"".join(parts)
+
+    def sweep(self, now: float) -> None:
+        """Drop the messages that nobody waits for any more, so that a long outage does not fill the memory."""
+        for _ in range(len(self.outbox)):
+            entry = self.outbox.popleft()
+            if entry.is_wanted(now):
+                self.outbox.append(entry)
+            else:
+                self._publisher.drop(entry)
+
+    def take_messages(self) -> list[Outgoing]:
+        """Everything that waits to be sent; nothing stays."""
+        taken = []
+        while self.outbox:
+            taken.append(self.outbox.popleft())
+        return taken
+
+    def take_unrepeatable(self) -> list[Outgoing]:
+        """The waiting messages that get one attempt only (`retry=0`)."""
+        taken = self.take_messages()
+        self.outbox.extend(entry for entry in taken if entry.may_repeat)
+        return [entry for entry in taken if not entry.may_repeat]
+
+    def lost(self, again: list[Outgoing]) -> None:
+        """The connection is gone: half-written bytes with it. `again` goes before what waits."""
+        self._unsent = memoryview(b"")
+        self._answers.clear()
+        self.outbox.extendleft(reversed(again))

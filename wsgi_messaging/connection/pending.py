@@ -1,0 +1,145 @@
+"""What was handed to the broker and not yet answered: messages by delivery tag, in order.
+
+The broker numbers the messages of a confirming channel from 1 and answers with these numbers, one by one or all up
+to one (`multiple`); an unroutable message comes back, without its number, before it is acked
+(https://www.rabbitmq.com/docs/confirms). RabbitMQ returns in the order of publishing, so the message that came back
+is the first one behind the last that did whose route and body are the same.
+
+Layer 0: imports `collections` and our errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import MessagingError
+
+
+class Outgoing:
+    """One message on its way: what it takes to write it, again if need be, and what became of it.
+
+    Threads: the caller makes it, the connection's thread alone changes it; `abandoned` is the caller's one word.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "body",
+        "deadline",
+        "error",
+        "exchange",
+        "header",
+        "is_done",
+        "mandatory",
+        "maybe_sent",
+        "method",
+        "may_repeat",
+        "notify",
+        "routing_key",
+        "tries",
+        "was_dropped",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        exchange: str,
+        routing_key: str,
+        method: bytes,
+        header: bytes,
+        body: bytes,
+        *,
+        deadline: float,
+        notify: Callable[[], None],
+        mandatory: bool,
+        may_repeat: bool,
+        wire: bytes | None,
+    ) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.method = method
+        self.header = header
+        self.body = body
+        self.deadline = deadline
+        self.notify = notify
+        self.mandatory = mandatory
+        self.may_repeat = may_repeat
+        self.wire = wire
+        self.maybe_sent = False
+        self.tries = 0
+        self.is_done = False
+        self.was_dropped = False
+        self.abandoned = False
+        self.error: MessagingError | None = None
+
+    def finish(self, error: MessagingError | None = None) -> None:
+        """Settle what became of it, once, and wake who waits."""
+        if not self.is_done:
+            if error is not None and self.maybe_sent:
+                error.maybe_sent = True
+            self.error = error
+            self.is_done = True
+            self.notify()
+
+    def is_wanted(self, now: float) -> bool:
+        """False when nobody waits for it any more, so that it need not be sent."""
+        return not (self.abandoned or self.is_done or self.deadline <= now)
+
+
+class Confirms:
+    """The unanswered messages of one confirming channel."""
+
+    def __init__(self) -> None:
+        self._next_tag = 1
+        self._lowest_tag = 1
+        self._returned_tag = 0
+        self._entries: dict[int, Outgoing] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def is_awaited(self, now: float) -> bool:
+        """True while somebody waits for the answer to one of them."""
+        return any(entry.is_wanted(now) for entry in self._entries.values())
+
+    def sent(self, entry: Outgoing) -> None:
+        """Number a message that is being written."""
+        self._entries[self._next_tag] = entry
+        self._next_tag += 1
+
+    def resolve(self, tag: int, multiple: bool) -> list[Outgoing]:
+        """Take off the messages that the broker answered for, in order of publishing; unknown tags give none."""
+        if not multiple:
+            entry = self._entries.pop(tag, None)
+            if entry is not None and tag == self._lowest_tag:
+                self._lowest_tag += 1
+            return [] if entry is None else [entry]
+        last = self._next_tag - 1
+        if 0 < tag < last:  # 0 stands for all so far (AMQP 0-9-1, basic.ack)
+            last = tag
+        first, self._lowest_tag = self._lowest_tag, max(self._lowest_tag, last + 1)
+        found = (self._entries.pop(known, None) for known in range(first, last + 1))
+        return [entry for entry in found if entry is not None]
+
+    def returned(self, exchange: str, routing_key: str, body: bytes) -> Outgoing | None:
+        """The message that came back unroutable; it stays here until its ack comes."""
+
+        def is_the_one(entry: Outgoing) -> bool:
+            return (
+                entry.mandatory
+                and entry.routing_key == routing_key
+                and entry.exchange == exchange
+                and entry.body == body
+            )
+
+        for tag in range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag):
+            entry = self._entries.get(tag)
+            if entry is not None and is_the_one(entry):
+                self._returned_tag = tag
+                return entry
+        return next((e for e in self._entries.values() if not e.is_done and is_the_one(e)), None)
+
+    def take_all(self) -> list[Outgoing]:
+        """Everything unanswered, in order of publishing; nothing stays."""
+        entries, self._entries = list(self._entries.values()), {}
+        self._lowest_tag = self._next_tag
+        return entries

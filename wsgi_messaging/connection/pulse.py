@@ -1,0 +1,70 @@
+"""The heartbeat of one connection as it runs: beats when they are due, gives a silent peer up, says who was late.
+
+Layer 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..runtime import native
+from . import frames
+from .timing import Heartbeat
+
+
+class Pulse:
+    """Beats over one connection after the other; the counters and the worst lateness go on."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.beat = Heartbeat(0.0, 0.0, 0.0)
+        self._warn = warn
+        self._has_warned = False
+        self._next_at = 0.0
+
+    def begin(self, interval: float, now: float) -> None:
+        """A connection was opened, with this interval agreed."""
+        before = self.beat
+        self.beat = Heartbeat(
+            interval,
+            sent_at=now,
+            received_at=now,
+            beats_sent=before.beats_sent,
+            beats_received=before.beats_received,
+            lateness_worst=before.lateness_worst,
+        )
+        self._next_at = min(self.beat.due_at(), self.beat.silent_at())
+
+    def next_at(self) -> float:
+        """When `keep_alive` has something to do, or must look again: early at the worst, for traffic moves it out."""
+        return self._next_at
+
+    def keep_alive(self, now: float) -> bytes:
+        """The beat, if one is due. Raises: EOFError when the peer has been silent for too long.
+
+        Call it after reading: what has arrived while the interpreter was held must count first.
+        """
+        if now < self._next_at:
+            return b""
+        beat = self.beat
+        self._next_at = min(beat.due_at(), beat.silent_at())
+        if now >= beat.silent_at():
+            raise EOFError(f"nothing was heard of the broker for {now - beat.received_at:.1f} s")
+        if now < beat.due_at():
+            return b""
+        self._look_at(beat.beat(now))
+        self._next_at = min(beat.due_at(), beat.silent_at())
+        return frames.BEAT
+
+    def wrote(self, now: float) -> None:
+        """Something else was written: it counts as a beat, and may have been late as well."""
+        self._look_at(self.beat.sent(now))
+
+    def _look_at(self, late: float) -> None:
+        beat = self.beat
+        if beat.is_too_late(late) and not self._has_warned:
+            self._has_warned = True
+            self._warn(
+                f"a heartbeat was {late:.1f} s late (interval {beat.interval:g} s): something held the interpreter, "
+                f"most likely one call into C code that keeps its lock; threads now at: "
+                f"{'; '.join(native.stacks_of_others())}"
+            )

@@ -1,0 +1,93 @@
+"""Where a connection's thread sleeps: until the socket, another thread or the clock wants something.
+
+`wake` costs a system call only while the thread is asleep. The order on both sides is what loses no wake-up: the
+thread says that it sleeps and then looks for work, a caller leaves work and then looks whether the thread sleeps.
+
+Layer 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..runtime import native
+
+
+class Posting(Protocol):
+    """Shows to others what the connection does (`wsgi_messaging.observe.posting`). Neither method may raise."""
+
+    def before_sleep(self, wait_ms: int) -> int:
+        """The thread is about to sleep for so long; gives how long it may at most."""
+
+    def close(self) -> None:
+        """The thread has ended, or this is a forked child."""
+
+
+class Watch:
+    """A poll over one socket and a wake-up. `wake` and `rouse` are for any thread, the rest for the connection's."""
+
+    def __init__(self) -> None:
+        self.make_posting: Callable[[], Posting | None] | None = None
+        self._posting: Posting | None = None
+        self._poller = native.poll()
+        self._wake_up: native.WakeUp | None = None
+        self._is_asleep = False
+        self._awaits_writing = False
+
+    def open(self) -> None:
+        """Make the wake-up; nothing is open before, nor after `close`. On the application's side."""
+        self._poller = native.poll()
+        self._wake_up = native.WakeUp()
+        self._poller.register(self._wake_up.fileno(), native.POLLIN)
+        if self.make_posting is not None:
+            self._posting = self.make_posting()
+
+    def close(self) -> None:
+        """Close the wake-up; in a forked child, this process's copy of it."""
+        if self._wake_up is not None:
+            self._wake_up.close()
+        posting, self._posting = self._posting, None
+        if posting is not None:
+            posting.close()
+
+    def wake(self) -> None:
+        """Have the thread look for work, if it sleeps."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Have its next sleep end at once, whatever it does now."""
+        if self._wake_up is not None:
+            self._wake_up.send()
+
+    def add(self, sock: native.Socket, events: int) -> None:
+        self._poller.register(sock.fileno(), events)
+
+    def await_writing(self, sock: native.Socket, wanted: bool) -> None:
+        """Whether the sleep is to end when the socket can be written."""
+        if wanted is not self._awaits_writing:
+            self._awaits_writing = wanted
+            self._poller.modify(sock.fileno(), native.POLLIN | (native.POLLOUT if wanted else 0))
+
+    def remove(self, sock: native.Socket) -> None:
+        self._poller.unregister(sock.fileno())
+        self._awaits_writing = False
+
+    def fall_asleep(self) -> None:
+        """From now on callers wake the thread; look for work between this and `sleep`."""
+        self._is_asleep = True
+
+    def sleep(self, wait_ms: int) -> list[int]:
+        """The descriptors that have something, after `wait_ms` at the latest.
+
+        A wake-up is taken whenever it is there: it may come after what it woke us for.
+        """
+        if self._posting is not None:
+            wait_ms = self._posting.before_sleep(wait_ms)
+        ready = [descriptor for descriptor, _events in self._poller.poll(wait_ms)]
+        self._is_asleep = False
+        if ready and self._wake_up is not None and self._wake_up.fileno() in ready:
+            self._wake_up.drain()
+        return ready
