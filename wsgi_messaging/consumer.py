@@ -1,0 +1,264 @@
+"""Consumers: deliveries to a callback, on threads of the application and never on the connection's.
+
+Rules: no message can end a consumer. What cannot be decoded is rejected, which dead-letters it where the queue has
+a dead-letter exchange; a message on which the callback fails goes back to its queue, and the third time it is
+rejected, too.
+
+Layer 3.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from .connection import codec, frames
+from .connection.consuming import Delivered, Subscription
+from .connection.loop import Loop
+from .errors import InvalidMessage
+from .runtime import native
+from .runtime.waiting import ApplicationThread, Completion, Mailbox, can_run_greenlets, start_application_thread
+
+logger = logging.getLogger("wsgi_messaging.consumer")
+
+_IDLE = 3600.0
+"""Seconds that a consumer's thread sleeps at a time when nothing comes."""
+_ENDS_WITHIN = 0.5
+"""Seconds for a thread to end after its work has: a live one in a dying sub-interpreter is a crash."""
+_FAILURES_KEPT = 10000
+"""Messages on which the callback has failed that a consumer remembers."""
+_MANY = 1 << 30
+
+_working_for: ContextVar[Consumer | None] = ContextVar("wsgi_messaging_working_for", default=None)
+"""The consumer whose thread, or greenlet, this is."""
+
+
+class Delivery:
+    """One message that came for a consumer.
+
+    It is acknowledged when the callback returns, unless the callback settled it: `ack`, `reject` or `requeue`, each
+    at most once, from any thread.
+    """
+
+    def __init__(self, delivered: Delivered, loop: Loop) -> None:
+        inbound = delivered.inbound
+        if inbound.body is None:
+            raise codec.MalformedValue(f"a body of {inbound.body_size} bytes is beyond max_message_bytes")
+        self._delivered = delivered
+        self._loop = loop
+        self._is_settled = False
+        arguments = codec.read_arguments("sLbss", inbound.arguments)
+        self._tag: int = arguments[1]
+        self.redelivered: bool = arguments[2]
+        self.exchange: str = arguments[3]
+        self.routing_key: str = arguments[4]
+        self.properties: dict[str, Any] = codec.read_properties(inbound.header)
+        self.body: bytes = inbound.body
+
+    def __repr__(self) -> str:
+        route = f"{self.exchange}/{self.routing_key}"
+        return f"<Delivery {route} {len(self.body)} bytes{' redelivered' if self.redelivered else ''}>"
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The message's headers; empty when it has none."""
+        return self.properties.get("headers") or {}
+
+    @property
+    def message_id(self) -> str | None:
+        return self.properties.get("message_id")
+
+    @property
+    def is_settled(self) -> bool:
+        return self._is_settled
+
+    def json(self) -> Any:
+        """The body, decoded. Raises: `InvalidMessage` when it is not JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidMessage(f"the body is not JSON: {exc}") from exc
+
+    def ack(self) -> None:
+        """Done: the broker may forget it."""
+        self._settle(frames.BASIC_ACK, codec.arguments("Lb", self._tag, False))
+
+    def reject(self) -> None:
+        """Not usable: dead-lettered where the queue has a dead-letter exchange, dropped otherwise."""
+        self._settle(frames.BASIC_REJECT, codec.arguments("Lb", self._tag, False))
+
+    def requeue(self) -> None:
+        """Not now: back to the queue, to be delivered again, here or elsewhere."""
+        self._settle(frames.BASIC_REJECT, codec.arguments("Lb", self._tag, True))
+
+    def _settle(self, method: int, arguments: bytes) -> None:
+        if self._is_settled:
+            return
+        self._is_settled = True
+        delivered, consumers = self._delivered, self._loop.consumers
+        self._loop.order(lambda now: consumers.settle(delivered, method, arguments))
+
+
+Callback = Callable[[Delivery], object]
+
+
+class _Failures:
+    """How often the callback has failed on a message.
+
+    A quorum queue counts deliveries itself (`x-delivery-count`); elsewhere the message's id is remembered, in this
+    process; a message without an id has been tried before when it is redelivered, and then counts as tried enough.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+        self._lock = native.allocate_lock()  # guards _times
+
+    def add(self, delivery: Delivery) -> int:
+        """Count a failure; gives the number of those on this message so far."""
+        message_id = delivery.message_id
+        counted = delivery.headers.get("x-delivery-count", 0)
+        by_queue = 1 + counted if delivery.redelivered and type(counted) is int else 1
+        if message_id is None:
+            return max(by_queue, _MANY if delivery.redelivered and not counted else 1)
+        # Critical section: several threads of one consumer may fail on messages with the same id.
+        with self._lock:
+            if len(self._times) >= _FAILURES_KEPT:
+                self._times.clear()
+            times = self._times[message_id] = self._times.get(message_id, 0) + 1
+        return max(by_queue, times)
+
+
+class Consumer:
+    """A running consumer of one queue. `cancel` ends it; closing the transport does, too.
+
+    The counters only grow: `handled`, `failed`, and `rejected` (never given to the callback, or given up).
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        mailbox: Mailbox[Delivered],
+        callback: Callback,
+        threads: int,
+        *,
+        auto_ack: bool,
+        tries: int,
+        on_end: Callable[[Consumer], None],
+    ) -> None:
+        self._auto_ack = auto_ack
+        self._tries = tries
+        self._failures = _Failures()
+        self._on_end = on_end
+        self.queue = subscription.queue
+        self.handled = 0
+        self.failed = 0
+        self.rejected = 0
+        self._lock = native.allocate_lock()  # guards the three counters
+        self._subscription = subscription
+        self._mailbox = mailbox
+        self._callback = callback
+        self._threads = threads
+        self._running = [None] * threads
+        self._workers: list[ApplicationThread] = []
+        self._is_stopping = False
+        self._stopped = Completion()
+        self._loop: Loop | None = None
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._is_stopping else "active" if self._subscription.is_active else "waiting"
+        return f"<Consumer {self.queue} {state} handled={self.handled} failed={self.failed}>"
+
+    @property
+    def is_active(self) -> bool:
+        """True while the broker delivers to it; False between a loss and the reconnect."""
+        return self._subscription.is_active and not self._is_stopping
+
+    def start(self, loop: Loop) -> None:
+        """Begin to take deliveries; the transport calls it."""
+        self._loop = loop
+        for number in range(self._threads):
+            name = f"wsgi-messaging-consumer-{self.queue}-{number}"
+            self._workers.append(start_application_thread(name, self._work))
+
+    def cancel(self, timeout: float = 5.0) -> bool:
+        """End it: what is being handled is finished, what was only prefetched goes back to the queue.
+
+        Blocks: up to `timeout`; False when a callback is still running then. In a callback of its own it does not
+        wait for that one.
+        """
+        loop, subscription = self._loop, self._subscription
+        if _working_for.get() is self or not can_run_greenlets():
+            timeout = 0.0
+        if loop is None or self._is_stopping:
+            return self._stopped.wait(timeout)
+        self._is_stopping = True
+        loop.order(lambda now: loop.consumers.stop(subscription))
+        self._mailbox.close()
+        is_over = self._stopped.wait(timeout)
+        loop.order(lambda now: loop.consumers.remove(subscription))
+        self._on_end(self)
+        if is_over:
+            for each in self._workers:
+                each.join(_ENDS_WITHIN)
+        return is_over
+
+    def _work(self) -> None:
+        _working_for.set(self)
+        try:
+            while not self._is_stopping:
+                delivered = self._mailbox.get(_IDLE)
+                if delivered is not None and delivered.generation == self._subscription.generation:
+                    self._take(delivered)
+        finally:
+            self._running.pop()
+            if not self._running:
+                self._stopped.set()
+
+    def _take(self, delivered: Delivered) -> None:
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError("a consumer's thread runs before its start")
+        try:
+            delivery = Delivery(delivered, loop)
+        except codec.MalformedValue as exc:
+            self._refuse(delivered, loop, exc)
+            return
+        mark = object()
+        self._subscription.begun_at[mark] = native.monotonic()
+        try:
+            self._callback(delivery)
+        except (Exception, SystemExit):  # noqa: BLE001  (no message can end a consumer)
+            self._on_failure(delivery)
+        else:
+            self._count(handled=1)
+            if self._auto_ack:
+                delivery.ack()
+        finally:
+            self._subscription.begun_at.pop(mark, None)
+
+    def _count(self, *, handled: int = 0, failed: int = 0, rejected: int = 0) -> None:
+        # Critical section: three additions, which several threads would otherwise lose.
+        with self._lock:
+            self.handled += handled
+            self.failed += failed
+            self.rejected += rejected
+
+    def _on_failure(self, delivery: Delivery) -> None:
+        times = self._failures.add(delivery)
+        is_last = times >= self._tries
+        self._count(failed=1, rejected=int(is_last))
+        fate = "rejected" if is_last else "it goes back to the queue"
+        logger.exception("%r: the callback failed on %r (time %d of %d): %s", self, delivery, times, self._tries, fate)
+        if is_last:
+            delivery.reject()
+        else:
+            delivery.requeue()
+
+    def _refuse(self, delivered: Delivered, loop: Loop, cause: Exception) -> None:
+        self._count(rejected=1)
+        logger.warning("%r: a message was rejected: %s", self, cause)
+        tag = codec.read_delivery_tag(delivered.inbound.arguments)
+        loop.order(lambda now: loop.consumers.settle(delivered, frames.BASIC_REJECT, codec.arguments("Lb", tag, False)))

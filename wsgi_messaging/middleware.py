@@ -1,0 +1,155 @@
+"""WSGI middleware: the worker's transport, in every request's environ.
+
+It returns the application's iterable itself, never a wrapper: uWSGI and others decide by its identity whether they
+may send a file without copying it. Nothing of a request's cost depends on the broker.
+
+Layer 5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from .errors import ConfigurationError
+from .runtime import deadlines
+from .servers import observe_first_request
+from .settings import Settings
+from .transport import Transport
+
+ENVIRON_KEY = "wsgi_messaging.transport"
+
+StartResponse = Callable[..., Any]
+WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+_current: ContextVar[Transport | None] = ContextVar("wsgi_messaging_transport", default=None)
+
+
+class Pages(Protocol):
+    """A WSGI application that says which paths are its own."""
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]: ...
+
+
+class MessagingMiddleware:
+    """Puts `transport` into `environ["wsgi_messaging.transport"]`.
+
+    `deadline`: seconds that a request may take; every publish and RPC call made in it ends by then, and the endpoint
+    that is called knows (`remaining_time()`). `deadline_header` names a header in which a client says how many seconds
+    it waits; the shorter of the two counts.
+
+    With `status_path` it answers itself for that path and `<path>.json` with the page of all workers' connections: on
+    loopback, or with `status_token` for whoever presents it. With `health_path` it answers for `<path>/livez` and
+    `<path>/readyz`; "" puts them at the root.
+
+    Without a transport one is made from the environment and `settings` (the names of `Settings`). The first request
+    of each process is looked at once: a server whose hook did not run is named in one log line.
+
+    Raises: `ConfigurationError`, naming the setting.
+    """
+
+    def __init__(
+        self,
+        app: WsgiApplication,
+        transport: Transport | None = None,
+        *,
+        deadline: float | None = None,
+        deadline_header: str | None = None,
+        status_path: str | None = None,
+        status_token: str | None = None,
+        health_path: str | None = None,
+        **settings: Any,
+    ) -> None:
+        if transport is not None and settings:
+            raise ConfigurationError(f"{next(iter(settings))}: give settings to the transport, or no transport")
+        self.app = app
+        self.transport = transport or Transport(settings=Settings.from_environ().with_changes(**settings))
+        self._observed_pid = 0
+        self._deadline = _checked_deadline(deadline)
+        self._deadline_key = f"HTTP_{deadline_header.upper().replace('-', '_')}" if deadline_header else ""
+        self._has_deadlines = deadline is not None or deadline_header is not None
+        self._pages: dict[str, WsgiApplication] = {}
+        if status_path is not None:
+            from .observe.page import StatusPage  # only where it was asked for
+
+            self._serve(StatusPage(self.transport, status_path, status_token))
+        if health_path is not None:
+            from .observe.health import HealthEndpoints
+
+            self._serve(HealthEndpoints(self.transport, health_path))
+
+    def _serve(self, pages: Pages) -> None:
+        self._pages.update(dict.fromkeys(pages.paths, pages))
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if self._observed_pid != os.getpid():
+            self._observe(environ)
+        page = self._pages.get(environ.get("PATH_INFO", "")) if self._pages else None
+        if page is not None:
+            return page(environ, start_response)
+        transport = environ[ENVIRON_KEY] = self.transport
+        if _current.get() is not transport:
+            _current.set(transport)
+        if self._has_deadlines:
+            deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
+        return self.app(environ, start_response)
+
+    def _seconds_for(self, said: str | None) -> float | None:
+        """How long the request may take; a header that is no number of seconds is passed over."""
+        try:
+            seconds = float(said or "nan")
+        except ValueError:
+            return self._deadline
+        if seconds != seconds:  # not a number
+            return self._deadline
+        return max(0.0, seconds if self._deadline is None else min(seconds, self._deadline))
+
+    def _observe(self, environ: dict[str, Any]) -> None:
+        advice = observe_first_request(environ)
+        self.transport.is_one_shot = advice.one_shot
+        self._observed_pid = os.getpid()
+
+
+def _checked_deadline(seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < 1e9:
+        return seconds
+    raise ConfigurationError(f"deadline: {seconds!r} is not a number of seconds above 0")
+
+
+def get_transport(environ: dict[str, Any]) -> Transport:
+    """The transport of a request. Raises: `ConfigurationError` when the application is not wrapped."""
+    transport = environ.get(ENVIRON_KEY)
+    if not isinstance(transport, Transport):
+        raise ConfigurationError(
+            f"environ has no {ENVIRON_KEY!r}: wrap the application in wsgi_messaging.MessagingMiddleware"
+        )
+    return transport
+
+
+class CurrentTransport:
+    """Stands for the transport of the request that this thread, or greenlet, is serving; calling it gives it.
+
+    Raises: `ConfigurationError` outside a request.
+    """
+
+    def __call__(self) -> Transport:
+        transport = _current.get()
+        if transport is None:
+            raise ConfigurationError("no request is being served here: pass the transport, or call it in a request")
+        return transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self(), name)
+
+    def __repr__(self) -> str:
+        return f"<current_transport {_current.get()!r}>"
+
+
+current_transport = CurrentTransport()
