@@ -1,0 +1,94 @@
+"""Deliveries in batches: so many, or what came within a time after the first.
+
+One thread collects, in the order of arrival over all queues of a listener; others handle what is complete. A
+delivery stays unacknowledged meanwhile, so a batch that is never handled goes back to its queue.
+
+Layer 4: imports runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from ..runtime import native
+from ..runtime.waiting import Completion, Mailbox, start_application_thread
+
+T = TypeVar("T")
+
+_IDLE = 3600.0
+"""Seconds that a thread sleeps at a time when nothing comes."""
+
+
+class Batches(Generic[T]):
+    """Collects items into batches of `size` and has `handle` called with each, on `threads` threads.
+
+    `timeout` is counted from the first item of a batch; None waits for as long as it takes. Of items with the same
+    `key` in one batch the latest stays: after a reconnect what was collected comes again, and only the later one can
+    be acknowledged.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        timeout: float | None,
+        threads: int,
+        handle: Callable[[list[T]], None],
+        key: Callable[[T], Hashable],
+    ) -> None:
+        self._size = size
+        self._timeout = float("inf") if timeout is None else timeout
+        self._threads = threads
+        self._handle = handle
+        self._key = key
+        self._items: Mailbox[T] = Mailbox()
+        self._complete: Mailbox[list[T]] = Mailbox()
+        self._is_stopping = False
+        self._running = [None] * threads
+        self._ended = Completion()
+        self.put = self._items.put
+
+    def start(self) -> None:
+        """Start the threads."""
+        start_application_thread("wsgi-messaging-notify-collect", self._collect_all)
+        for number in range(self._threads):
+            start_application_thread(f"wsgi-messaging-notify-batch-{number}", self._handle_all)
+
+    def stop(self, timeout: float) -> bool:
+        """Begin no more batches. Blocks: until those begun are handled, up to `timeout`; False when one is not."""
+        self._is_stopping = True
+        self._items.close()
+        self._complete.clear()
+        self._complete.close()
+        return self._ended.wait(timeout)
+
+    def _collect_all(self) -> None:
+        while not self._is_stopping:
+            first = self._items.get(_IDLE)
+            if first is not None:
+                batch = self._collected(first)
+                if not self._is_stopping:
+                    self._complete.put(batch)
+
+    def _collected(self, first: T) -> list[T]:
+        batch = {self._key(first): first}
+        ends_at = native.monotonic() + self._timeout
+        while len(batch) < self._size and not self._is_stopping:
+            remaining = max(0.0, ends_at - native.monotonic())
+            item = self._items.get(min(remaining, _IDLE))
+            if item is not None:
+                batch[self._key(item)] = item
+            elif remaining == 0.0:
+                break
+        return list(batch.values())
+
+    def _handle_all(self) -> None:
+        try:
+            while not self._is_stopping:
+                batch = self._complete.get(_IDLE)
+                if batch is not None:
+                    self._handle(batch)
+        finally:
+            self._running.pop()
+            if not self._running:
+                self._ended.set()

@@ -1,0 +1,124 @@
+"""From a notification to the endpoints' methods: by priority, filtered, in the endpoints' order.
+
+Nothing that an endpoint does raises out of here: an exception is a wish to have the message again, as in
+oslo.messaging.
+
+Layer 4: imports rpc.serializer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..rpc.serializer import NoOpSerializer, Serializer
+from .filter import NotificationFilter
+from .notification import PRIORITIES, Notification
+
+logger = logging.getLogger("wsgi_messaging.notify")
+
+Arguments = dict[str, Any]
+"""What oslo.messaging calls a message: ctxt, publisher_id, event_type, payload, metadata."""
+
+
+class NotificationResult:
+    """What an endpoint's method may return; None is HANDLED."""
+
+    HANDLED = "handled"
+    REQUEUE = "requeue"
+
+
+class Tally:
+    """Counters of one listener; they only grow."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.handled = 0
+        self.requeued = 0
+        self.failed = 0
+        self.ignored = 0
+        self.duplicates = 0
+        self.rejected = 0
+
+
+class Dispatcher:
+    """Calls the methods of endpoints. Threads: any; endpoints are called from several at once."""
+
+    def __init__(self, endpoints: Sequence[object], serializer: Serializer | None, tally: Tally) -> None:
+        self._serializer = serializer or NoOpSerializer()
+        self._tally = tally
+        self._methods: dict[str, list[tuple[NotificationFilter | None, Callable[..., Any]]]] = {}
+        for priority in PRIORITIES:
+            for endpoint in endpoints:
+                method = getattr(endpoint, priority, None)
+                if callable(method):
+                    screen = getattr(endpoint, "filter_rule", None)
+                    self._methods.setdefault(priority, []).append((screen, method))
+
+    @property
+    def priorities(self) -> tuple[str, ...]:
+        """Those that some endpoint has a method for."""
+        return tuple(self._methods)
+
+    def arguments(self, notification: Notification) -> Arguments:
+        """What the endpoints get. Raises: whatever the serializer does."""
+        ctxt = self._serializer.deserialize_context(notification.context)
+        return {
+            "ctxt": ctxt,
+            "publisher_id": notification.publisher_id,
+            "event_type": notification.event_type,
+            "payload": self._serializer.deserialize_entity(ctxt, notification.payload),
+            "metadata": notification.metadata,
+        }
+
+    def dispatch(self, priority: str, message: Arguments) -> bool:
+        """Give one message to those who want it. False when one of them wants it again: the others are not asked."""
+        has_taker = False
+        for screen, method in self._methods.get(priority, ()):
+            if not _is_wanted(screen, message):
+                continue
+            has_taker = True
+            if not self._call(
+                method,
+                message["ctxt"],
+                message["publisher_id"],
+                message["event_type"],
+                message["payload"],
+                message["metadata"],
+            ):
+                return False
+        self._tally.ignored += not has_taker
+        return True
+
+    def dispatch_batch(self, batch: Sequence[tuple[str, Arguments]]) -> list[bool]:
+        """Give a batch, priority by priority, each as a list. False for the messages that are wanted again."""
+        is_done = [True] * len(batch)
+        for priority in sorted({each for each, _message in batch}):
+            positions = [position for position, (each, _message) in enumerate(batch) if each == priority]
+            takers = 0
+            for screen, method in self._methods.get(priority, ()):
+                wanted = [batch[position][1] for position in positions if _is_wanted(screen, batch[position][1])]
+                if not wanted:
+                    continue
+                takers += 1
+                if not self._call(method, wanted):
+                    for position in positions:
+                        is_done[position] = False
+                    break
+            self._tally.ignored += 0 if takers else len(positions)
+        return is_done
+
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> bool:
+        try:
+            return bool(method(*arguments) != NotificationResult.REQUEUE)
+        except (Exception, SystemExit):  # noqa: BLE001  (no endpoint can end a listener)
+            self._tally.failed += 1
+            logger.exception("a notification endpoint failed")
+            return False
+
+
+def _is_wanted(screen: NotificationFilter | None, message: Arguments) -> bool:
+    return screen is None or screen.match(
+        message["ctxt"], message["publisher_id"], message["event_type"], message["metadata"], message["payload"]
+    )

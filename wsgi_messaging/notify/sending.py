@@ -1,0 +1,195 @@
+"""From a body to the broker: what a notification's route needs is declared once, then it is published and confirmed.
+
+A route is an exchange and, for each key, a queue of that name bound to it, so that what nobody listens to yet waits
+for a listener, as with oslo.messaging. It is made once in each process, and again when the broker says that it is
+gone. Routes are independent: one that fails holds up no other.
+
+Layer 4: imports runtime, errors, messages, transport, oslo.topology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..errors import (
+    BrokerBlocked,
+    ConfigurationError,
+    ConnectFailed,
+    DeclarationRefused,
+    MessagingError,
+    Rejected,
+    Unroutable,
+)
+from ..messages import Message
+from ..oslo import topology
+from ..rpc.flags import QueueFlags, explained
+from ..runtime import native
+from ..runtime.process import PerProcess
+from ..runtime.waiting import Completion
+from ..transport import Transport
+
+_LOOK_EVERY = 0.01
+"""Seconds between two looks at a connection that is being made, for who does not want to wait for the second."""
+
+Results = list[MessagingError | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierStatus:
+    """What became of a notifier's messages in this process; one for each topic of a notification."""
+
+    sent: int
+    """Confirmed by the broker."""
+    failed: int
+    """Given up: refused, or not to be sent in time."""
+    dropped: int
+    """Never tried, because the buffer was full or closed."""
+    waiting: int
+    """In the buffer."""
+
+
+@dataclass(slots=True)
+class Parcel:
+    """One message to one route; `retry` is how often it may be tried again, None for no limit."""
+
+    routing_key: str
+    body: str
+    retry: int | None = None
+    tries: int = 0
+
+    @property
+    def may_try_again(self) -> bool:
+        return self.retry is None or self.retry < 0 or self.tries <= self.retry
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of one process; they only grow."""
+
+    sent: int = 0
+    failed: int = 0
+    dropped: int = 0
+    routes: set[str] = field(default_factory=set)
+    """The keys whose queue was declared."""
+
+
+class Sender:
+    """Sends to one exchange of one transport.
+
+    Threads: any thread or greenlet. After fork: the child declares and counts for itself.
+    """
+
+    def __init__(
+        self, transport: Transport, exchange: str, flags: QueueFlags, *, declare: bool, timeout: float | None
+    ) -> None:
+        self.transport = transport
+        self.exchange = exchange
+        self.timeout = transport.settings.timeout if timeout is None else timeout
+        self._flags = flags
+        self._is_declaring = declare
+        self._process = PerProcess(Tally, _ignore)
+
+    @property
+    def tally(self) -> Tally:
+        """This process's counters."""
+        return self._process.get()
+
+    def send(self, parcels: Sequence[Parcel], timeout: float | None = None) -> Results:
+        """Publish, pipelined; gives for each parcel, in order, None or why it was not confirmed. Counts nothing.
+
+        Blocks: up to `timeout` seconds in all; not for a broker that is away, where no parcel may be tried again.
+        """
+        deadline = native.monotonic() + (self.timeout if timeout is None else timeout)
+        results: Results = [None] * len(parcels)
+        if all(parcel.retry == 0 for parcel in parcels) and (error := self._is_away(deadline)) is not None:
+            return [error for _ in parcels]
+        is_known = [not self._is_declaring or parcel.routing_key in self.tally.routes for parcel in parcels]
+        known = [position for position, is_one in enumerate(is_known) if is_one]
+        self._publish(parcels, known, results, deadline)
+        lost = [position for position in known if self._is_route_lost(results[position])]
+        self.tally.routes.difference_update(parcels[position].routing_key for position in lost)
+        unknown = [position for position, is_one in enumerate(is_known) if not is_one]
+        declared = self._declare(parcels, sorted(lost + unknown), results, deadline)
+        self._publish(parcels, declared, results, deadline)
+        return results
+
+    def _is_away(self, deadline: float) -> MessagingError | None:
+        """Why no broker can be had without a second attempt; None when there is one."""
+        self.transport.warm()
+        while native.monotonic() < deadline:
+            for connection in self.transport.status().connections:
+                if connection.role != "publish":
+                    continue
+                if connection.blocked is not None:
+                    return BrokerBlocked(f"the broker takes no messages now ({connection.blocked}), and retry is 0")
+                if connection.last_failure is not None:
+                    return ConnectFailed(f"no broker could be reached ({connection.last_failure}), and retry is 0")
+                if connection.state != "connecting":
+                    return None
+            Completion().wait(_LOOK_EVERY)
+        return None
+
+    def _is_route_lost(self, error: MessagingError | None) -> bool:
+        return self._is_declaring and isinstance(error, (Unroutable, Rejected)) and error.reply_code in (312, 404)
+
+    def _declare(
+        self, parcels: Sequence[Parcel], positions: Sequence[int], results: Results, deadline: float
+    ) -> list[int]:
+        """Make the routes of some parcels; gives the positions of those that have one now."""
+        failures: dict[str, MessagingError] = {}
+        declared = []
+        for position in positions:
+            key = parcels[position].routing_key
+            if key not in failures and key not in self.tally.routes:
+                try:
+                    self._declare_one(key, deadline)
+                except MessagingError as exc:
+                    failures[key] = exc
+            results[position] = failures.get(key)
+            if results[position] is None:
+                declared.append(position)
+        return declared
+
+    def _declare_one(self, key: str, deadline: float) -> None:
+        exchange = topology.topic_exchange(self.exchange, self._flags)
+        queue = topology.topic_queue(key, exchange, [key], self._flags)
+        try:
+            self.transport.declare(queue, timeout=max(0.0, deadline - native.monotonic()))
+        except DeclarationRefused as exc:
+            raise explained(exc) from exc
+        self.tally.routes.add(key)
+
+    def _publish(self, parcels: Sequence[Parcel], positions: Sequence[int], results: Results, deadline: float) -> None:
+        if not positions:
+            return
+        messages = [self._message(parcels[position]) for position in positions]
+        remaining = max(0.0, deadline - native.monotonic())
+        outcome = self.transport.publish_many(messages, timeout=remaining)
+        for position, error in zip(positions, outcome, strict=True):
+            results[position] = error
+
+    def _message(self, parcel: Parcel) -> Message:
+        """With every property as oslo.messaging sets it, and none that it does not set."""
+        return Message(
+            body=parcel.body,
+            routing_key=parcel.routing_key,
+            exchange=self.exchange,
+            headers={},
+            content_type="application/json",
+            priority=0,
+            message_id="",
+            mandatory=self._is_declaring,
+            retry=0 if parcel.retry == 0 else None,
+        )
+
+
+def _ignore(_tally: Tally) -> None:
+    """A parent's counters: nothing to let go of."""
+
+
+def checked_count(name: str, value: object, least: int) -> int:
+    """A whole number from `least` up. Raises: `ConfigurationError`, naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name}: {value!r} is not a whole number from {least} up")
+    return value

@@ -1,0 +1,338 @@
+"""The serving side: three queues of a topic, a pool that executes, replies that go out by themselves.
+
+Deliveries come over the consuming connection and wait, unacknowledged and bounded by `prefetch`, until a worker takes
+them up. `ack="early"`: acknowledged when execution begins, so a request is executed at most once and a killed server
+loses what it was executing, nothing more. `ack="late"`: acknowledged when it was executed and its reply confirmed, so
+none is lost and one may be executed twice.
+
+Layer 4.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from uuid import uuid4
+
+from ..connection.consuming import Delivered
+from ..connections import Connections
+from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError
+from ..observe.instrument import serving
+from ..oslo import envelope
+from ..oslo.envelope import Request
+from ..runtime import deadlines, native
+from ..runtime.waiting import Completion
+from ..transport import Transport
+from . import executor, wire
+from .access import RPCAccessPolicy
+from .bindings import Bindings
+from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError
+from .duplicates import SeenIds
+from .executor import Pool
+from .flags import QueueFlags, explained
+from .monitoring import Beating
+from .replying import Replier
+from .serializer import Serializer
+from .target import Target
+from .timer import Timer
+
+logger = logging.getLogger("wsgi_messaging.rpc")
+
+CLOCK_TOLERANCE = 1.0
+"""Seconds by which a caller's clock may be behind ours before a fresh request of it looks expired."""
+TIMER_ENDS_WITHIN = 0.2
+REPLIES_WITHIN = 5.0
+"""Seconds that the last replies get when `wait` had no end."""
+
+_executing_for: ContextVar[RPCServer | None] = ContextVar("wsgi_messaging_executing_for", default=None)
+"""The server whose worker this thread, or greenlet, is."""
+
+
+@dataclass(slots=True)
+class RPCServerStatus:
+    """What a server has done so far, and has now."""
+
+    received: int = 0
+    executed: int = 0
+    failed: int = 0
+    """Executed, and the method raised."""
+    expired: int = 0
+    """Dropped unexecuted, because the caller had given up."""
+    duplicates: int = 0
+    """Dropped unexecuted, because they were begun before."""
+    malformed: int = 0
+    replies: int = 0
+    undeliverable: int = 0
+    busy: int = 0
+    workers: int = 0
+
+
+class RPCServer:
+    """Serves the methods of `endpoints` to the callers of a topic.
+
+    `target` needs a topic and a server; the server consumes the queues `topic`, `topic.server` and its own fanout
+    queue. `executor` is "threading": threads, or greenlets where the process is patched; up to `pool_size` requests
+    are executed at a time. `prefetch` requests of each queue wait here at most (`pool_size` by default).
+
+    Threads: the methods are for any thread. After fork: a server stays with the process that started it.
+    Raises: `ConfigurationError`, naming the setting.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        target: Target,
+        endpoints: Sequence[object],
+        executor: str = "threading",
+        pool_size: int = 64,
+        access_policy: RPCAccessPolicy | type[RPCAccessPolicy] | None = None,
+        serializer: Serializer | None = None,
+        *,
+        ack: str = "early",
+        prefetch: int | None = None,
+        flags: QueueFlags | None = None,
+        ping: bool = False,
+        with_traceback: bool = True,
+    ) -> None:
+        _check(target, executor, pool_size, ack, prefetch)
+        self.transport = transport
+        self.target = target
+        self.fanout_queue = f"{target.topic}_fanout_{uuid4().hex}"
+        self._dispatcher = RPCDispatcher(endpoints, serializer, access_policy, ping=ping)
+        self._is_late = ack == "late"
+        self._prefetch = pool_size if prefetch is None else prefetch
+        self._flags = flags or QueueFlags()
+        self._with_traceback = with_traceback
+        self._pool_size = pool_size
+        self._counts = RPCServerStatus()
+        self._running: _Running | None = None
+        self._ended = Completion()
+
+    def __repr__(self) -> str:
+        state = "new" if self._running is None else "stopped" if self._ended.is_set else "serving"
+        return f"<RPCServer {self.target!r} {state} executed={self._counts.executed}>"
+
+    def status(self) -> RPCServerStatus:
+        """The counters now."""
+        status = RPCServerStatus(**{name: getattr(self._counts, name) for name in self._counts.__slots__})
+        if self._running is not None:
+            status.busy, status.workers = self._running.pool.busy, self._running.pool.workers
+            status.replies = self._running.replier.sent
+            status.undeliverable = self._running.replier.undeliverable
+        return status
+
+    def start(self, timeout: float | None = None) -> None:
+        """Declare the queues and begin to serve. Starting again does nothing; what was stopped is made anew.
+
+        Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
+        consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
+        otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`.
+        """
+        if self._running is not None:
+            return
+        deadline = native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout)
+        connections = self.transport.connections()
+        declarations = self._flags.declarations(self.target, self.fanout_queue)
+        try:
+            for declaration in declarations:
+                wire.declare(connections, declaration, deadline)
+        except DeclarationRefused as exc:
+            raise explained(exc) from exc
+        self._running = running = _Running(self, connections, Bindings(connections, declarations))
+        try:
+            running.start(deadline)
+        except BaseException:
+            running.stop(0.0)
+            self._running = None
+            raise
+        connections.enlist(self)
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Take no more requests, finish those that are executed, send their replies, end.
+
+        What had only been prefetched goes back to its queue. Blocks: up to `timeout`; False when a request is still
+        being executed then: `wait` waits for it. In a method of its own it does not wait.
+        """
+        running = self._running
+        if running is None or running.pid != os.getpid() or self._ended.is_set:
+            return True
+        is_over = running.stop(0.0 if _executing_for.get() is self else timeout)
+        if is_over:
+            self._end(running)
+        return is_over
+
+    cancel = stop
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return when the server has ended: after `stop`, or the transport's end. Blocks: up to `timeout`."""
+        running = self._running
+        if running is None or running.pid != os.getpid() or self._ended.is_set:
+            return True
+        if not running.pool.wait(timeout):
+            return False
+        if not self._ended.is_set:
+            running.finish(REPLIES_WITHIN)
+            self._end(running)
+        return True
+
+    def _end(self, running: _Running) -> None:
+        running.connections.discharge(self)
+        self._ended.set()
+
+    # One request, on a worker.
+
+    def handle(self, running: _Running, delivered: Delivered, received_at: float) -> None:
+        """Take up a delivery; the pool calls it."""
+        _executing_for.set(self)
+        if not wire.is_current(delivered):
+            return
+        self._counts.received += 1
+        try:
+            request = self._decoded(delivered)
+        except envelope.MalformedMessage as exc:
+            self._counts.malformed += 1
+            logger.warning("%r: a message was rejected: %s", self, exc)
+            wire.reject(running.connections, delivered)
+            return
+        if not self._is_late:
+            wire.acknowledge(running.connections, delivered)
+        now = native.monotonic()
+        until = _until(request, received_at, now)
+        if not running.seen.is_new(request.unique_id, now):
+            self._counts.duplicates += 1
+        elif until is not None and until <= now:
+            self._counts.expired += 1
+        else:
+            self._carry_out(running, request, until, delivered)
+            return
+        if self._is_late:
+            wire.acknowledge(running.connections, delivered)
+
+    def _decoded(self, delivered: Delivered) -> Request:
+        inbound = delivered.inbound
+        if inbound.body is None:
+            raise envelope.MalformedMessage(f"a body of {inbound.body_size} bytes is beyond max_message_bytes")
+        most = self.transport.settings.max_message_bytes
+        return envelope.read_request(*envelope.opened(inbound.header, inbound.body, most))
+
+    def _carry_out(self, running: _Running, request: Request, until: float | None, delivered: Delivered) -> None:
+        """Execute it and reply."""
+        done = partial(wire.acknowledge, running.connections, delivered) if self._is_late else _nothing
+        error: BaseException | None = None
+        result = None
+        with deadlines.deadline_at(until), Beating(running.timer, running.replier, request):
+            try:
+                with serving(self.transport.instrument, self.target.topic or "", str(request.method), request.context):
+                    result = self._dispatcher.dispatch(request)
+            except ExpectedException as exc:
+                error = exc.exception
+            except RPCDispatcherError as exc:
+                logger.info("%r: %s", self, exc)
+                error = exc
+            except (Exception, SystemExit) as exc:
+                logger.exception("%r: %.100r failed", self, request.method)
+                error = exc
+        self._counts.executed += 1
+        self._counts.failed += error is not None
+        if not request.is_call:
+            done()
+        elif error is None:
+            running.replier.reply(request, result, until, done)
+        else:
+            running.replier.fail(request, error, until, done)
+
+
+def _until(request: Request, received_at: float, now: float) -> float | None:
+    """When the caller gives up, by our monotonic clock; None when it does not say.
+
+    `expiration` needs no agreement of clocks, and gives an upper bound: the broker counted until it delivered.
+    """
+    bounds = []
+    if request.expires_after is not None:
+        bounds.append(received_at + request.expires_after)
+    if request.expires_at is not None:
+        left = request.expires_at - native.wall_clock()
+        bounds.append(now + (left if left > 0 or left < -CLOCK_TOLERANCE else CLOCK_TOLERANCE))
+    return min(bounds, default=None)
+
+
+def _nothing() -> None:
+    """What is to be done behind a reply when its request is acknowledged already."""
+
+
+def _check(target: Target, kind: str, pool_size: int, ack: str, prefetch: int | None) -> None:
+    if not target.topic or not target.server:
+        raise ConfigurationError(f"target: a server needs a topic and a server name; {target!r} has not both")
+    if target.fanout:
+        raise ConfigurationError("target: fanout is for clients; a server serves its fanout queue anyway")
+    executor.check(kind, pool_size)
+    if ack not in ("early", "late"):
+        raise ConfigurationError(f"ack: {ack!r} is neither early nor late")
+    if prefetch is not None and not 0 < prefetch <= 65535:
+        raise ConfigurationError(f"prefetch: {prefetch!r} is not between 1 and 65535")
+
+
+class _Running:
+    """What a started server has in its process."""
+
+    def __init__(self, server: RPCServer, connections: Connections, bindings: Bindings) -> None:
+        self.pid = os.getpid()
+        self.connections = connections
+        name = f"{server.target.topic}-{self.pid}"
+        self.seen = SeenIds()
+        self.timer = Timer(f"wsgi-messaging-rpc-timer-{name}")
+        self.pool = Pool(name, server._pool_size, partial(server.handle, self), partial(wire.requeue, connections))
+        self.replier = Replier(server.transport, connections, self.timer, with_traceback=server._with_traceback)
+        self._bindings = bindings
+        self._fanout_queue = server.fanout_queue
+        self._changed = Completion()
+        target = server.target
+        self._feeds = [
+            wire.Feed(connections, queue, self.pool, prefetch=server._prefetch, on_change=self._on_change)
+            for queue in (str(target.topic), f"{target.topic}.{target.server}", server.fanout_queue)
+        ]
+
+    def start(self, deadline: float) -> None:
+        """Raises: `DeclarationRefused`, `ConnectTimeout`, ..."""
+        self.timer.start()
+        self.pool.start()
+        for feed in self._feeds:
+            feed.start()
+        while not all(feed.is_active for feed in self._feeds):
+            changed = self._changed
+            problem: MessagingError | None = next((feed.error for feed in self._feeds if feed.error), None)
+            if problem is not None:
+                raise problem
+            if native.monotonic() >= deadline:
+                raise ConnectTimeout("the server's queues could not be consumed in time")
+            changed.wait(min(0.05, max(0.0, deadline - native.monotonic())))
+        self._bindings.watch(self.timer)
+
+    def _on_change(self) -> None:
+        """A consumer was accepted: the first time, or again, and then what it was bound to may be gone."""
+        changed, self._changed = self._changed, Completion()
+        changed.set()
+        self._bindings.check_soon()
+
+    def stop(self, timeout: float) -> bool:
+        """Take no more; False when something is still executed after `timeout`."""
+        ends_at = native.monotonic() + timeout
+        self._bindings.stop()
+        for feed in self._feeds:
+            feed.stop()
+        self.pool.stop()
+        return self.pool.wait(timeout) and self.finish(max(0.1, ends_at - native.monotonic()))
+
+    def finish(self, timeout: float) -> bool:
+        """Nothing is executed any more: see the replies through, and leave nothing behind. Blocks: up to `timeout`."""
+        ends_at = native.monotonic() + timeout
+        is_over = self.replier.wait(timeout)
+        for feed in self._feeds:
+            feed.remove()
+        wire.forget_queue(self.connections, self._fanout_queue, max(0.1, ends_at - native.monotonic()))
+        self.timer.stop(TIMER_ENDS_WITHIN)
+        return is_over

@@ -1,0 +1,179 @@
+"""What RPC needs of the connections of a transport: publish what is encoded already, subscribe with a mailbox of its
+own, settle many deliveries at once, delete a queue.
+
+The only module of rpc/ that knows how connections are made. All of it may be called from any thread, the
+connections' own threads included, except what says that it blocks.
+
+Layer 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ..connection import codec, frames, topology
+from ..connection.consuming import Delivered, Sink, Subscription
+from ..connection.loop import Loop
+from ..connection.pending import Outgoing
+from ..connection.state import State
+from ..connection.topology import Declaration
+from ..connections import Connections
+from ..errors import MessagingError
+from ..lifetime import CONSUME
+from ..runtime import native
+
+_SMALL = 4096 - 3 * frames.OVERHEAD
+_OPEN = (State.READY, State.BLOCKED)
+
+
+def publish(
+    connections: Connections,
+    route: tuple[str, str],
+    header: bytes,
+    body: bytes,
+    *,
+    deadline: float,
+    on_done: Callable[[Outgoing], None],
+    mandatory: bool,
+    may_repeat: bool = True,
+) -> Outgoing:
+    """Hand an encoded message over; `on_done` is called on the connection's thread when it is settled.
+
+    Raises: `InvalidMessage`, `Unavailable` when too many messages wait already, `Closed`.
+    """
+    entry = connections.outgoing(
+        route,
+        header,
+        body,
+        deadline=deadline,
+        notify=lambda: on_done(entry),
+        mandatory=mandatory,
+        may_repeat=may_repeat,
+    )
+    connections.submit(entry)
+    return entry
+
+
+class Feed:
+    """One subscription whose deliveries go to a sink; it comes back after every loss."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        queue: str,
+        sink: Sink,
+        *,
+        prefetch: int,
+        on_change: Callable[[], None],
+        declares: bool = False,
+    ) -> None:
+        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up."""
+        self._connections = connections
+        self._subscription = Subscription(
+            queue,
+            tag=connections.next_message_id(),
+            prefetch=prefetch,
+            mailbox=sink,
+            notify=on_change,
+            declares=declares,
+        )
+        self._loop = connections.loop(CONSUME)
+        self._last: Delivered | None = None
+
+    def start(self) -> None:
+        """Have it made; returns at once."""
+        self._loop.order(partial(self._loop.consumers.add, self._subscription))
+
+    @property
+    def is_active(self) -> bool:
+        return self._subscription.is_active
+
+    @property
+    def is_settled(self) -> bool:
+        """True when it is accepted or given up."""
+        return self._subscription.is_active or self._subscription.error is not None
+
+    @property
+    def error(self) -> MessagingError | None:
+        """Why it was given up; it will not come back."""
+        return self._subscription.error
+
+    def stop(self) -> None:
+        """Have no more delivered; what was delivered can still be settled."""
+        self._loop.order(lambda _now: self._loop.consumers.stop(self._subscription))
+
+    def remove(self) -> None:
+        """End it; what is not settled goes back to the queue."""
+        self._loop.order(lambda _now: self._loop.consumers.remove(self._subscription))
+
+    def acknowledge_all(self, delivered: Delivered) -> None:
+        """Acknowledge this delivery and those before it. Threads: the connection's own only.
+
+        What one read brought gets one acknowledgement.
+        """
+        is_ordered = self._last is not None
+        self._last = delivered
+        if not is_ordered:
+            self._loop.order(self._acknowledge_last)
+
+    def _acknowledge_last(self, _now: float) -> bytes:
+        delivered, self._last = self._last, None
+        return b"" if delivered is None else _settled(self._loop, delivered, frames.BASIC_ACK, True)
+
+
+def is_current(delivered: Delivered) -> bool:
+    """False for a delivery of a connection that is gone: it cannot be settled, and comes again."""
+    return delivered.generation == delivered.subscription.generation
+
+
+def acknowledge(connections: Connections, delivered: Delivered) -> None:
+    """Done: the broker may forget it."""
+    _settle(connections, delivered, frames.BASIC_ACK, False)
+
+
+def reject(connections: Connections, delivered: Delivered) -> None:
+    """Not usable: dead-lettered where the queue says so, dropped otherwise."""
+    _settle(connections, delivered, frames.BASIC_REJECT, False)
+
+
+def requeue(connections: Connections, delivered: Delivered) -> None:
+    """Not begun: somebody else is to have it."""
+    _settle(connections, delivered, frames.BASIC_REJECT, True)
+
+
+def _settle(connections: Connections, delivered: Delivered, method: int, flag: bool) -> None:
+    loop = connections.peek(CONSUME)
+    if loop is not None:
+        loop.order(lambda _now: _settled(loop, delivered, method, flag))
+
+
+def _settled(loop: Loop, delivered: Delivered, method: int, flag: bool) -> bytes:
+    tag = codec.read_delivery_tag(delivered.inbound.arguments)
+    return loop.consumers.settle(delivered, method, codec.arguments("Lb", tag, flag))
+
+
+def declare(connections: Connections, declaration: Declaration, deadline: float) -> None:
+    """Declare now, and again when the broker no longer has it.
+
+    Blocks: until the broker's answer or the deadline. Raises: `DeclarationRefused`, `ConnectTimeout`, ...
+    """
+    connections.request(declaration, deadline, CONSUME)
+    connections.topology.record(declaration)
+
+
+def forget_queue(connections: Connections, queue: str, timeout: float) -> None:
+    """Delete a queue that is ours alone. A broker that cannot be had is not waited for: `x-expires` does it then.
+
+    Blocks: up to `timeout`. Raises: nothing.
+    """
+    connections.topology.forget(queue=queue)
+    loop = connections.peek(CONSUME)
+    if loop is None or loop.state not in _OPEN:
+        return
+    arguments = codec.arguments("Bsbbb", 0, queue, False, False, False)
+    deletion = Declaration(topology.QUEUE_DELETE, arguments, f"deletion of queue {queue!r}", queue=queue)
+    try:
+        connections.request(deletion, native.monotonic() + timeout, CONSUME)
+    except MessagingError:
+        return
