@@ -1,0 +1,110 @@
+"""Is this process alive, and can it take requests? Answered from memory, at once, whatever the broker does.
+
+Liveness never depends on the broker: a restart would not mend it, and restarting all workers in its absence makes an
+outage of it. Readiness says what the connection's thread knows at this moment; it begins to connect where nothing
+did yet, and does not wait for it.
+
+Layer 5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..connection.state import State
+from ..connection.status import ConnectionStatus
+from ..connection.timing import SILENT_INTERVALS
+from ..transport import Transport
+
+LIVE, READY = "/livez", "/readyz"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """An answer; `reasons` names what is wrong, and no host, so that it may be shown to anybody."""
+
+    is_ok: bool
+    reasons: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {"status": "ok" if self.is_ok else "unavailable", "reasons": list(self.reasons)}
+
+
+def liveness() -> Health:
+    """That this process answers. It depends on nothing else."""
+    return Health(True)
+
+
+def readiness(transport: Transport) -> Health:
+    """Whether what is published now would go out at once: every connection that is open here takes messages.
+
+    Blocks: never; no input or output. Where nothing was opened yet, connecting begins in the background and the
+    answer is no.
+    """
+    connections = transport.status().connections
+    if not connections:
+        transport.warm()
+        return Health(False, ("not connected yet",))
+    reasons = tuple(reason for connection in connections if (reason := _problem(connection)))
+    return Health(not reasons, reasons)
+
+
+def _problem(connection: ConnectionStatus) -> str:
+    if connection.state == State.BLOCKED.value:
+        return f"{connection.role}: the broker takes no messages"
+    if connection.state != State.READY.value:
+        return f"{connection.role}: {connection.state}"
+    # The thread gives a silent broker up after so long; if it has not, it does not run.
+    silence = connection.received_age or 0.0
+    if connection.heartbeat and silence > connection.heartbeat * SILENT_INTERVALS + 1.0:
+        return f"{connection.role}: nothing was heard of the broker for {silence:.0f} s"
+    return ""
+
+
+class HealthEndpoints:
+    """A WSGI application for `<path>/livez` and `<path>/readyz`: 200 or 503, with a little JSON."""
+
+    def __init__(self, transport: Transport, path: str = "") -> None:
+        prefix = path.rstrip("/")
+        self._answers: dict[str, Callable[[], Health]] = {
+            prefix + LIVE: liveness,
+            prefix + READY: lambda: readiness(transport),
+        }
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What it answers for."""
+        return tuple(self._answers)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answer = self._answers.get(environ.get("PATH_INFO", ""))
+        if answer is None:
+            return _respond(start_response, "404 Not Found", b"not found\n", "text/plain")
+        if environ.get("REQUEST_METHOD", "GET") not in ("GET", "HEAD"):
+            return _respond(
+                start_response, "405 Method Not Allowed", b"GET or HEAD\n", "text/plain", ("Allow", "GET, HEAD")
+            )
+        health = answer()
+        body = json.dumps(health.as_json()).encode() + b"\n"
+        status = "200 OK" if health.is_ok else "503 Service Unavailable"
+        written = _respond(start_response, status, body, "application/json")
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else written
+
+
+def _respond(
+    start_response: Callable[..., Any], status: str, body: bytes, kind: str, *headers: tuple[str, str]
+) -> list[bytes]:
+    start_response(
+        status,
+        [
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            *headers,
+        ],
+    )
+    return [body]

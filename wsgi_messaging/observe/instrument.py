@@ -1,0 +1,52 @@
+"""What a transport, an RPC client or a server tells of its messages to whoever asked to be told.
+
+`Transport.instrument` is None unless somebody sets it, and then nothing here is imported or called. Everything is
+called on the application's side, never on a connection's thread, so an instrument may take locks and log.
+
+Layer 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from ..consumer import Callback
+from ..messages import Message
+
+
+class Instrument(Protocol):
+    """Sees messages go and come. `wsgi_messaging.observe.tracing.Tracing` is one."""
+
+    def sending(self, message: Message) -> AbstractContextManager[Message]:
+        """Around the publish of one message; gives the message to send in its place."""
+
+    def created(self, message: Message) -> Message:
+        """For one message of a batch; gives the message to send in its place."""
+
+    def handling(self, callback: Callback, queue: str) -> Callback:
+        """The callback to give the deliveries of a queue to."""
+
+    def requesting(self, operation: str, topic: str, method: str) -> AbstractContextManager[Mapping[str, str]]:
+        """Around an RPC call or cast, or a notification; gives the keys to send among its context."""
+
+    def serving(self, topic: str, method: str, context: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Around the execution of an RPC request, or of a notification's endpoints."""
+
+
+_NOTHING: Mapping[str, str] = {}
+
+
+def requesting(
+    instrument: Instrument | None, operation: str, topic: str, method: str
+) -> AbstractContextManager[Mapping[str, str]]:
+    """`Instrument.requesting`, where there may be none."""
+    return nullcontext(_NOTHING) if instrument is None else instrument.requesting(operation, topic, method)
+
+
+def serving(
+    instrument: Instrument | None, topic: str, method: str, context: Mapping[str, Any]
+) -> AbstractContextManager[None]:
+    """`Instrument.serving`, where there may be none."""
+    return nullcontext() if instrument is None else instrument.serving(topic, method, context)

@@ -1,0 +1,152 @@
+"""The status page: every worker's connections, live, on loopback or with a token.
+
+Who may see it: without a token, requests that come from this host and were not passed on by a proxy; with a token,
+whoever presents it, wherever from, and nobody else, because a proxy on this host need not say that it is one. No
+password and nothing of a message is on it.
+
+Layer 5.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Iterable
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote
+
+from ..errors import ConfigurationError
+from ..transport import Transport
+from . import markup
+from .status import Board, board_of
+
+COOKIE = "wsgi_messaging_status"
+HEADER = "HTTP_X_STATUS_TOKEN"
+SHORTEST_TOKEN = 16
+_FORWARDING = (
+    "HTTP_FORWARDED",
+    "HTTP_VIA",
+    "HTTP_X_FORWARDED_FOR",
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PROTO",
+    "HTTP_X_FORWARDED_SERVER",
+    "HTTP_X_REAL_IP",
+    "HTTP_CF_CONNECTING_IP",
+)
+_SAFE_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", markup.POLICY),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+)
+
+Environ = dict[str, Any]
+
+
+class StatusPage:
+    """A WSGI application for `path` (HTML) and `path`.json. Raises: `ConfigurationError`, naming the setting."""
+
+    def __init__(self, transport: Transport, path: str, token: str | None = None) -> None:
+        if not path.startswith("/") or path.endswith("/"):
+            raise ConfigurationError(f"status_path: {path!r} does not begin with a slash, or ends with one")
+        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+            raise ConfigurationError(f"status_token: not {SHORTEST_TOKEN} printable ASCII characters, at least")
+        self._path = path
+        self._json_path = f"{path}.json"
+        self._token = token
+        self._board: Callable[[], Board] = lambda: board_of(transport)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What it answers for."""
+        return self._path, self._json_path
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method = environ.get("REQUEST_METHOD", "GET")
+        if not self._is_allowed(environ):
+            status, headers, body = _refusal("403 Forbidden", "not allowed: from this host only, or with a token")
+        elif method not in ("GET", "HEAD"):
+            status, headers, body = _refusal("405 Method Not Allowed", "GET or HEAD")
+            headers.append(("Allow", "GET, HEAD"))
+        elif self._token is not None and _query_token(environ) is not None:
+            status, headers, body = self._taken_from_the_url(environ)
+        else:
+            status, headers, body = self._answer(environ)
+        start_response(status, [*headers, ("Content-Length", str(len(body))), *_SAFE_HEADERS])
+        return [] if method == "HEAD" else [body]
+
+    def _answer(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
+        if environ.get("PATH_INFO") == self._json_path:
+            return "200 OK", [("Content-Type", "application/json")], markup.as_json(self._board())
+        text = markup.page(self._board(), _mounted(environ, self._json_path))
+        return "200 OK", [("Content-Type", "text/html; charset=utf-8")], text.encode("utf-8", "replace")
+
+    def _taken_from_the_url(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
+        """The token moves into a cookie: in the address it would stay in histories, logs and over shoulders."""
+        secure = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
+        where = _mounted(environ, self._path)
+        cookie = f"{COOKIE}={quote(self._token or '', safe='')}; Path={where}; HttpOnly; SameSite=Strict{secure}"
+        target = _mounted(environ, environ.get("PATH_INFO", self._path))
+        return "303 See Other", [("Location", target), ("Set-Cookie", cookie), ("Content-Type", "text/plain")], b""
+
+    def _is_allowed(self, environ: Environ) -> bool:
+        if self._token is None:
+            return _is_local(environ)
+        expected = self._token.encode()
+        return any(hmac.compare_digest(each.encode("utf-8", "replace"), expected) for each in _presented(environ))
+
+
+def _refusal(status: str, text: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    return status, [("Content-Type", "text/plain; charset=utf-8")], f"{text}\n".encode()
+
+
+def _mounted(environ: Environ, path: str) -> str:
+    """A path of ours as the browser must ask for it."""
+    return quote(str(environ.get("SCRIPT_NAME", "")) + path, safe="/", encoding="latin-1")
+
+
+def _presented(environ: Environ) -> Iterable[str]:
+    """The tokens that a request shows: two headers, the cookie, the query."""
+    yield str(environ.get(HEADER, ""))
+    scheme, _space, credentials = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    yield credentials.strip() if scheme.lower() == "bearer" else ""
+    try:
+        morsel = SimpleCookie(str(environ.get("HTTP_COOKIE", ""))).get(COOKIE)
+    except CookieError:
+        morsel = None
+    yield "" if morsel is None else unquote(morsel.value)
+    yield _query_token(environ) or ""
+
+
+def _query_token(environ: Environ) -> str | None:
+    try:
+        return parse_qs(str(environ.get("QUERY_STRING", "")), max_num_fields=20).get("token", [None])[0]
+    except ValueError:
+        return None
+
+
+def _is_local(environ: Environ) -> bool:
+    """From this host, to this host by name, and not on behalf of somebody else.
+
+    The name is asked for because a page from elsewhere can have its own name resolve to 127.0.0.1 (DNS rebinding).
+    HTTP/1.0 is what nginx speaks to its upstreams unless told otherwise, without a header that gives it away.
+    """
+    if any(name in environ for name in _FORWARDING) or environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return False
+    return _is_loopback(str(environ.get("REMOTE_ADDR", ""))) and _is_local_name(str(environ.get("HTTP_HOST", "")))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def _is_local_name(host: str) -> bool:
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    return name.lower() == "localhost" or _is_loopback(name)

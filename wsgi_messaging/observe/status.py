@@ -1,0 +1,225 @@
+"""What all workers show of their connections, read from the run directory; without one, what this process knows.
+
+Reading takes no lock and disturbs nobody. Ages are those of the moment of reading, because the files hold points in
+time. What cannot be understood (another version's file) is left out, never raised.
+
+Layer 5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..connection.state import State
+from ..connection.status import ConnectionStatus
+from ..runtime import native, worker
+from ..transport import Transport
+from ..version import __version__
+from . import places, record
+
+FOREIGN_FRESH = 90.0
+"""Seconds since its last write for which a file of another container counts as alive: a connection that runs writes
+at least once a minute."""
+_FOREIGN_REMOVED_AFTER = 3600.0
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTripsSeen:
+    """The times from a publish to its confirm, in seconds; one message at a time is measured."""
+
+    count: int = 0
+    total: float = 0.0
+    buckets: tuple[int, ...] = ()
+    """How many were within each of `posting.BOUNDS` and above the one before; the last: beyond all."""
+    recent: tuple[tuple[float, float, float], ...] = ()
+    """(seconds ago, mean, worst) of each of the last seconds in which there were any, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One connection of one worker."""
+
+    app: str
+    pid: int
+    started: int
+    server: str
+    """What serves: "gunicorn", "uwsgi", ...; empty where no hook said."""
+    label: str
+    node: str
+    version: str
+    updated_age: float
+    connection: ConnectionStatus
+    round_trips: RoundTripsSeen
+
+    @property
+    def is_ready(self) -> bool:
+        """True while the connection takes messages."""
+        return self.connection.state == State.READY.value
+
+    @property
+    def trouble(self) -> str:
+        """The broker's reason for taking no messages, or why it cannot be reached; empty when all is well."""
+        return self.connection.blocked or self.connection.last_failure or ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON: the connection's fields beside the worker's."""
+        found = asdict(self)
+        connection = found.pop("connection")
+        return {**found, **connection, "is_ready": self.is_ready, "trouble": self.trouble}
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """All rows at one moment."""
+
+    rows: tuple[Row, ...]
+    is_whole: bool
+    """False when it is about this process only."""
+    note: str = ""
+    """Why it is not whole, where somebody wanted it to be."""
+
+    @property
+    def workers(self) -> int:
+        return len({(row.node, row.pid, row.started) for row in self.rows})
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "at": native.wall_clock(),
+            "scope": "all" if self.is_whole else "process",
+            "note": self.note,
+            "workers": self.workers,
+            "connections": [row.as_json() for row in self.rows],
+        }
+
+
+def board_of(transport: Transport) -> Board:
+    """What the workers of a transport's application show; only this process where there is no run directory.
+
+    Blocks: for reading some small files. Raises: nothing.
+    """
+    settings = transport.settings
+    if settings.run_dir is None:
+        return Board(own_rows(transport), is_whole=False)
+    try:
+        return Board(read(places.resolve(settings.run_dir, settings.app)), is_whole=True)
+    except FileNotFoundError:  # no connection was opened yet
+        return Board((), is_whole=True)
+    except OSError as exc:
+        return Board(own_rows(transport), is_whole=False, note=f"run_dir: {exc.strerror}")
+
+
+def read(path: Path) -> tuple[Row, ...]:
+    """What stands in a run directory. Files of dead workers are removed. Raises: `OSError`."""
+    rows = []
+    with places.RunDirectory(path) as directory:
+        for name in directory.files():
+            row = _row(directory, name)
+            if row is not None:
+                rows.append(row)
+    return tuple(sorted(rows, key=lambda row: (row.app, row.node, row.pid, row.connection.role)))
+
+
+def _row(directory: places.RunDirectory, name: places.FileName) -> Row | None:
+    for _attempt in range(_TRIES):
+        reading = record.read(directory.read(name, record.SIZE))
+        if reading is not None:
+            break
+    else:
+        return None
+    now = native.monotonic()
+    updated_age = max(0.0, now - reading.written_at)
+    if name.is_dead() is None and updated_age > FOREIGN_FRESH:
+        if updated_age > _FOREIGN_REMOVED_AFTER:
+            directory.remove(name)
+        return None
+    try:
+        return _parsed(json.loads(reading.payload), updated_age, now)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _parsed(content: dict[str, Any], updated_age: float, now: float) -> Row:
+    return Row(
+        **{name: str(content[name]) for name in ("app", "server", "label", "node", "version")},
+        pid=int(content["pid"]),
+        started=int(content["started"]),
+        updated_age=updated_age,
+        connection=_connection(content, now),
+        round_trips=_round_trips(content.get("round_trips") or {}, now),
+    )
+
+
+def _connection(content: dict[str, Any], now: float) -> ConnectionStatus:
+    values: dict[str, Any] = {name: str(content[name]) for name in ("role", "state", "name")}
+    values |= {name: _text(content[name]) for name in ("broker", "blocked", "last_failure")}
+    values |= {name: int(content[name]) for name in _COUNTS}
+    values |= {name: float(content[name]) for name in ("heartbeat", "lateness_last", "lateness_worst")}
+    values |= {f"{what}_age": _age(content[f"{what}_at"], now) for what in ("sent", "received")}
+    return ConnectionStatus(**values)
+
+
+def _round_trips(content: dict[str, Any], now: float) -> RoundTripsSeen:
+    recent = content.get("recent", ())
+    return RoundTripsSeen(
+        count=int(content.get("count", 0)),
+        total=float(content.get("sum", 0.0)),
+        buckets=tuple(map(int, content.get("buckets", ()))),
+        recent=tuple((max(0.0, now - at), float(mean), float(worst)) for at, mean, worst in recent),
+    )
+
+
+_COUNTS = (
+    "beats_sent",
+    "beats_received",
+    "confirmed",
+    "failed",
+    "returned",
+    "in_flight",
+    "queued",
+    "reconnects",
+    "consumers",
+)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _age(at: object, now: float) -> float | None:
+    return max(0.0, now - at) if isinstance(at, (int, float)) else None
+
+
+def own_rows(transport: Transport) -> tuple[Row, ...]:
+    """This process's connections. Never blocks, never connects."""
+    known, status = worker.current(), transport.status()
+    return tuple(
+        Row(
+            app=status.name,
+            pid=status.pid,
+            started=places.started(status.pid) or 0,
+            server="" if known is None else known.server,
+            label="" if known is None else known.label,
+            node=os.uname().nodename,
+            version=__version__,
+            updated_age=0.0,
+            connection=connection,
+            round_trips=RoundTripsSeen(),
+        )
+        for connection in status.connections
+    )
+
+
+def automatic() -> list[Path]:
+    """The automatic run directories of all applications of this user."""
+    return sorted(places.automatic_parent().glob(f"{places.automatic_prefix()}*"))
+
+
+def read_all(paths: Iterable[Path]) -> tuple[Row, ...]:
+    """The rows of several run directories. Raises: `OSError`."""
+    return tuple(row for path in paths for row in read(path))
