@@ -1,0 +1,243 @@
+"""`wsgi-messaging dlq list|show|replay`: what was dead-lettered, why, and back to where it came from.
+
+A replayed message is acknowledged in the dead-letter queue when the broker has confirmed it elsewhere, never before:
+an interruption leaves a message in both places at worst, with the same message_id. What cannot be replayed stays.
+
+Layer 5: imports settings, the approach, the letters, the management.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..connection import codec, topology
+from ..errors import ConfigurationError
+from ..settings import Settings
+from ._approach import conversation_with_any
+from ._conversation import PROBES, Conversation, Fetched, Parcel, Refused, Trouble
+from ._letters import first_death, replayed
+from ._management import Management
+from .check import settings_of
+from .output import Progress, coloured, plain, print_json
+from .queues import COLUMNS, add_broker_arguments, ask, show
+
+BATCH = 100
+BATCH_OCTETS = 8 * 1024 * 1024
+BODY_SHOWN = 60
+LIST_COLUMNS = {"queue": "QUEUE", "messages": "READY", "consumers": "CONSUMERS", "from": "DEAD LETTERS OF"}
+SHOW_COLUMNS = {
+    "number": "NO", "queue": "DIED IN", "reason": "REASON", "count": "TIMES", "time": "AT", "exchange": "EXCHANGE",
+    "routing_key": "ROUTING KEY", "octets": "OCTETS", "message_id": "MESSAGE ID", "body": "BODY",
+}  # fmt: skip
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "dlq",
+        description="Dead-letter queues: list them, show what is in one, replay it to where it came from.",
+        epilog="Exit status: 0 done, 1 something stayed in the queue or the broker cannot be had, 2 wrong usage,"
+        " 130 interrupted.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="list|show|replay", required=True)
+    listing = actions.add_parser("list", description="Dead-letter queues and their depth (all, with --management).")
+    listing.add_argument("names", nargs="*", metavar="QUEUE")
+    showing = actions.add_parser(
+        "show",
+        description="Show messages and why they died; they stay where they are. For a queue with a delivery limit it"
+        " counts as a delivery.",
+    )
+    replaying = actions.add_parser(
+        "replay",
+        description="Publish each message again where it was published first (x-death), wait for the confirm, then"
+        " take it out of the dead-letter queue. Other queues bound there get it again, too; --to-queue avoids that.",
+    )
+    for each in (showing, replaying):
+        each.add_argument("queue", metavar="QUEUE", help="the dead-letter queue")
+    showing.add_argument("--limit", type=int, default=20, metavar="N", help="(default %(default)s)")
+    replaying.add_argument("--limit", type=int, metavar="N", help="(default: what is in the queue at the beginning)")
+    replaying.add_argument("--dry-run", action="store_true", help="only say what would go where")
+    replaying.add_argument("--to-queue", action="store_true", help="straight to the queue in which it died")
+    for each in (listing, showing, replaying):
+        add_broker_arguments(each)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_of(args.url)
+    if args.action == "list":
+        return _list(args, settings)
+    if args.limit is not None and args.limit < 1:
+        raise ConfigurationError("--limit must be 1 or more")
+    with conversation_with_any(settings, args.timeout) as (broker, conversation):
+        try:
+            depth, _consumers = conversation.depth(args.queue)
+            if args.action == "show":
+                return _show(conversation, args)
+            return _Replay(conversation, broker.userid, args).run(min(depth, args.limit or depth))
+        except Refused as exc:
+            cause = f"queue {args.queue!r} cannot be read ({exc})"
+            raise Trouble(cause, "Check its name and this user's permissions") from exc
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> int:
+    if not args.management:
+        if not args.names:
+            raise ConfigurationError("name the queues, or give --management http://host:15672 to find them")
+        rows = ask(args.names, settings, args.timeout)
+        show(rows, COLUMNS, as_json=args.json)
+        return 0 if all(row["state"] == "running" for row in rows) else 1
+    management = Management(args.management, settings.brokers[0], args.timeout)
+    queues = {each["name"]: each for each in management.queues()}
+    sources: dict[str, list[str]] = collections.defaultdict(list)
+    for name, queue in queues.items():
+        for target in _targets(queue, management):
+            sources[target].append(name)
+    rows = [
+        {
+            "queue": name,
+            "messages": queues.get(name, {}).get("messages_ready"),
+            "consumers": queues.get(name, {}).get("consumers"),
+            "from": ", ".join(origin) + ("" if name in queues else " (this queue is missing: they are lost)"),
+        }
+        for name, origin in sorted(sources.items())
+        if not args.names or name in args.names
+    ]
+    show(rows, LIST_COLUMNS, as_json=args.json)
+    return 0 if all(row["queue"] in queues for row in rows) else 1
+
+
+def _targets(queue: dict[str, Any], management: Management) -> Iterator[str]:
+    """The queues to which a queue's dead letters may go; arguments win over policies."""
+    policy = queue.get("effective_policy_definition") or {}
+    given = {**policy, **{name.removeprefix("x-"): value for name, value in queue.get("arguments", {}).items()}}
+    exchange = given.get("dead-letter-exchange")
+    if exchange == "":
+        yield given.get("dead-letter-routing-key", queue["name"])
+    elif exchange is not None:
+        bound = management.bindings_from(exchange)
+        yield from dict.fromkeys(each["destination"] for each in bound if each["destination_type"] == "queue")
+
+
+def _show(conversation: Conversation, args: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = []
+    while len(rows) < args.limit:
+        batch = conversation.fetch(args.queue, min(BATCH, args.limit - len(rows)))
+        if not batch:
+            break
+        rows += [_described(number, message) for number, message in enumerate(batch, len(rows) + 1)]
+    show(rows, SHOW_COLUMNS, as_json=args.json)
+    return 0
+
+
+def _described(number: int, message: Fetched) -> dict[str, Any]:
+    death = first_death(message)
+    return {
+        "number": number,
+        "queue": death.queue if death else None,
+        "reason": death.reason if death else "no x-death",
+        "count": death.count if death else None,
+        "time": str(death.time) if death else None,
+        "exchange": death.exchange if death else message.exchange,
+        "routing_key": death.routing_keys[0] if death else message.routing_key,
+        "octets": len(message.body),
+        "message_id": message.properties.get("message_id"),
+        "body": plain(message.body[:BODY_SHOWN].decode("utf-8", "replace")),
+    }
+
+
+class _Replay:
+    """One run over the queue: batch by batch, each fetched, published, confirmed, then acknowledged."""
+
+    def __init__(self, conversation: Conversation, user: str, args: argparse.Namespace) -> None:
+        self._conversation = conversation
+        self._user = user
+        self._args = args
+        self._exchanges: dict[str, str] = {"": ""}
+        self.replayed = 0
+        self.routes: collections.Counter[str] = collections.Counter()
+        self.kept: collections.Counter[str] = collections.Counter()
+
+    def run(self, total: int) -> int:
+        """Blocks: as long as it takes; progress is shown. What is not acknowledged goes back at the end."""
+        seen, size = 0, 10
+        what = "examined" if self._args.dry_run else "replayed"
+        try:
+            with Progress(what, total) as progress:
+                while seen < total:
+                    batch = self._conversation.fetch(self._args.queue, min(size, total - seen))
+                    if not batch:
+                        break
+                    self._take(batch)
+                    seen += len(batch)
+                    largest = max(1, *(len(message.body) for message in batch))
+                    size = max(1, min(BATCH, BATCH_OCTETS // largest))
+                    progress.show(seen)
+        finally:
+            self._report(total)
+        return 1 if self.kept else 0
+
+    def _take(self, batch: Sequence[Fetched]) -> None:
+        by_exchange: dict[str, list[tuple[int, Parcel]]] = {}
+        for message in batch:
+            death = first_death(message)
+            if death is None:
+                self.kept["no x-death header: it did not die, or not on RabbitMQ"] += 1
+                continue
+            try:
+                parcel = replayed(message, death, self._user, to_queue=self._args.to_queue)
+            except (codec.UnencodableValue, UnicodeEncodeError) as exc:
+                self.kept[f"it cannot be encoded again ({exc})"] += 1
+                continue
+            by_exchange.setdefault(parcel.exchange, []).append((message.tag, parcel))
+        for exchange, letters in by_exchange.items():
+            problem = self._problem_with(exchange)
+            if problem:
+                self.kept[problem] += len(letters)
+            else:
+                self._send(letters)
+
+    def _problem_with(self, exchange: str) -> str:
+        """Why nothing can be published there, asked once: a missing exchange would end the channel."""
+        if exchange not in self._exchanges:
+            declaration = topology.declare_exchange(
+                exchange, "", passive=True, durable=False, auto_delete=False, internal=False, arguments={}
+            )
+            try:
+                self._conversation.declare(declaration, PROBES)
+                self._exchanges[exchange] = ""
+            except Refused as exc:
+                self._exchanges[exchange] = f"exchange {exchange!r}: {exc}"
+        return self._exchanges[exchange]
+
+    def _send(self, letters: Sequence[tuple[int, Parcel]]) -> None:
+        results = [""] * len(letters)
+        if not self._args.dry_run:
+            try:
+                results = self._conversation.publish([parcel for _tag, parcel in letters])
+            except Refused as exc:
+                results = [str(exc)] * len(letters)
+        done = []
+        for (tag, parcel), problem in zip(letters, results, strict=True):
+            where = f"{parcel.exchange or '(default exchange)'} / {parcel.routing_key}"
+            if problem:
+                self.kept[f"{where}: {problem}"] += 1
+            else:
+                self.routes[where] += 1
+                done.append(tag)
+        if not self._args.dry_run:
+            self._conversation.acknowledge(done)
+        self.replayed += len(done)
+
+    def _report(self, total: int) -> None:
+        verb = "would be replayed" if self._args.dry_run else "replayed"
+        if self._args.json:
+            result = {"examined": total, "replayed": self.replayed, "dry_run": self._args.dry_run}
+            print_json({**result, "routes": dict(self.routes), "kept": dict(self.kept)})
+            return
+        for where, count in self.routes.most_common():
+            print(f"{count:>8}  to {plain(where)}")
+        for reason, count in self.kept.most_common():
+            print(coloured(f"{count:>8}  kept: {plain(reason)}", "yellow"))
+        print(f"{self.replayed} of {total} {verb}, {sum(self.kept.values())} kept in {plain(self._args.queue)}")

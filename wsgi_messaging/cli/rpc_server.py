@@ -1,0 +1,102 @@
+"""`wsgi-messaging rpc-server module:endpoints --topic T`: an RPC server in the foreground.
+
+The name may stand for one endpoint, a list of them, a class, or a function that gives either. The server ends cleanly
+on SIGTERM and SIGINT: what is executed is finished first.
+
+Layer 5: imports rpc, transport, errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..rpc import QueueFlags, RPCServer, Target
+from ..settings import Settings
+from ..transport import Transport
+from ._foreground import signals_awaited
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "rpc-server",
+        description="Serve the methods of a Python object to the callers of a topic, ours and oslo.messaging's.",
+        epilog="Exit status: 0 ended by a signal with everything finished, 1 a request was still executed when the"
+        " grace was over, or the broker cannot be had; 2 wrong usage or configuration.",
+    )
+    parser.add_argument("endpoints", metavar="MODULE:NAME", help="an endpoint, a list of them, a class or a function")
+    parser.add_argument("--topic", required=True)
+    parser.add_argument("--server", default=os.uname().nodename, help="this server's name (default %(default)s)")
+    parser.add_argument("--exchange", help="oslo.messaging's control_exchange (default openstack)")
+    parser.add_argument("--url", help="the broker; without it the environment says (WSGI_MESSAGING_URL, ...)")
+    parser.add_argument("--pool-size", type=int, default=64, metavar="N", help="requests at a time (default 64)")
+    parser.add_argument("--prefetch", type=int, metavar="N", help="requests of a queue that wait here (default N)")
+    parser.add_argument("--ack", choices=("early", "late"), default="early", help="(default early)")
+    parser.add_argument("--durable", action="store_true", help="as amqp_durable_queues")
+    parser.add_argument("--auto-delete", action="store_true", help="as amqp_auto_delete")
+    parser.add_argument("--quorum", action="store_true", help="as rabbit_quorum_queue")
+    parser.add_argument("--ping", action="store_true", help="as rpc_ping_enabled: answer to oslo_rpc_server_ping")
+    parser.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="to finish (default 30)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    sys.path.insert(0, os.getcwd())
+    endpoints = load(args.endpoints)
+    settings = Settings.from_environ({**os.environ, **({"WSGI_MESSAGING_URL": args.url} if args.url else {})})
+    with _messages_on_stderr(), signals_awaited() as wait_for_signal, Transport(settings=settings) as transport:
+        server = RPCServer(
+            transport,
+            Target(exchange=args.exchange, topic=args.topic, server=args.server),
+            endpoints,
+            pool_size=args.pool_size,
+            prefetch=args.prefetch,
+            ack=args.ack,
+            flags=QueueFlags(durable=args.durable, auto_delete=args.auto_delete, quorum=args.quorum),
+            ping=args.ping,
+        )
+        server.start()
+        print(f"rpc-server ready: {server.target!r}", flush=True)
+        wait_for_signal()
+        is_over = server.stop(args.grace)
+        status = server.status()
+    print(f"rpc-server stopped: {status.executed} requests executed, {status.failed} of them failed", flush=True)
+    return 0 if is_over else 1
+
+
+def load(name: str) -> Sequence[object]:
+    """The endpoints that `module:name` means. Raises: `ConfigurationError`."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not attribute:
+        raise ConfigurationError(f"endpoints: {name!r} is not module:name")
+    found: Any = importlib.import_module(module_name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(f"endpoints: {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if isinstance(found, type) or callable(found):
+        found = found()
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what the package logs, unless the application has configured logging."""
+    logger = logging.getLogger("wsgi_messaging")
+    if logging.getLogger().handlers:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
