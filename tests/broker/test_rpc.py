@@ -1,0 +1,526 @@
+"""RPC between ours, said of both brokers: a real RabbitMQ and the embedded one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.broker.rpc_endpoints import EXCHANGE, RESULTS, UNSPEAKABLE, Endpoint, client_of, serving, took
+from tests.harness.waiting import stays, wait_until
+from wsgi_messaging import (
+    ConfigurationError,
+    DeclarationRefused,
+    RemoteError,
+    ReplyTimeout,
+    Transport,
+    Unroutable,
+)
+from wsgi_messaging.oslo import envelope
+from wsgi_messaging.rpc import (
+    ExplicitRPCAccessPolicy,
+    LegacyRPCAccessPolicy,
+    NoOpSerializer,
+    QueueFlags,
+    RPCClient,
+    RPCServer,
+    RPCVersionCapError,
+    Target,
+    deadline,
+    wire,
+)
+from wsgi_messaging.rpc.replies import replies_of
+
+Name = Callable[[str], str]
+
+
+@pytest.fixture
+def transport(url: str) -> Iterator[Transport]:
+    """The server's."""
+    with Transport(url, name="server") as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(url: str) -> Iterator[Transport]:
+    """The client's."""
+    with Transport(url, name="client") as opened:
+        yield opened
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    return Endpoint()
+
+
+@pytest.fixture
+def server(transport: Transport, unique: Name, endpoint: Endpoint) -> Iterator[RPCServer]:
+    with serving(transport, unique, endpoint, ping=True) as running:
+        yield running
+
+
+@pytest.fixture
+def client(other: Transport, server: RPCServer) -> RPCClient:
+    return client_of(other, server)
+
+
+# Calls
+
+
+def test_a_call_gives_the_result(client: RPCClient, endpoint: Endpoint) -> None:
+    assert client.call({}, "add", a=1, b=2) == 3
+    assert endpoint.executed == [(1, 2)]
+
+
+def test_the_context_arrives(client: RPCClient) -> None:
+    context = {"user": "alice", "nested": {"a": [1]}}
+    assert client.call(context, "context") == context
+
+
+def test_the_callers_deadline_is_visible_and_bounds_nested_calls(client: RPCClient) -> None:
+    left = client.prepare(timeout=5).call({}, "left")
+    assert 3 < left <= 5
+    with deadline(2.0):
+        assert 0 < client.call({}, "left") <= 2
+
+
+def test_a_call_within_a_deadline_ends_with_it(client: RPCClient) -> None:
+    with deadline(0.4):
+        seconds, _error = took(lambda: client.call({}, "slow", seconds=1.5), ReplyTimeout)
+    assert 0.3 < seconds < 0.9
+
+
+def test_a_large_body_goes_both_ways(client: RPCClient) -> None:
+    value = "ż" * 300_000
+    assert client.call({}, "echo", value=value) == value
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_what_json_has_no_type_for_arrives_as_their_serialization_has_it(client: RPCClient, kind: str) -> None:
+    assert client.call({}, "result", kind=kind) == RESULTS[kind][1]
+
+
+@pytest.mark.parametrize("kind", UNSPEAKABLE)
+def test_a_result_that_cannot_be_sent_is_a_failure_at_once(client: RPCClient, kind: str) -> None:
+    seconds, error = took(lambda: client.call({}, "result", kind=kind), RemoteError)
+    assert error.exc_type == "InvalidMessage"
+    assert seconds < 2
+
+
+@pytest.mark.parametrize("kind", ["arguments", "bytes", "kwargs", "text"])
+def test_an_exception_that_cannot_be_sent_is_a_failure_at_once(client: RPCClient, kind: str) -> None:
+    seconds, error = took(lambda: client.call({}, "fail", kind=kind), RemoteError, ValueError)
+    assert "Unprintable" in repr(error) if kind == "text" else isinstance(error, ValueError)
+    assert seconds < 2
+
+
+def test_a_method_that_exits_ends_its_call_and_not_the_server(client: RPCClient, server: RPCServer) -> None:
+    with pytest.raises(RemoteError) as caught:
+        client.call({}, "exit")
+    assert caught.value.exc_type == "SystemExit"
+    assert client.call({}, "add", a=1, b=1) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "expected"),
+    [
+        ("nothing", {}, "NoSuchMethod"),
+        ("_private", {}, "NoSuchMethod"),
+        ("target", {}, "TypeError"),
+        ("executed", {}, "TypeError"),
+        ("add", {"a": 1}, "TypeError"),
+        ("add", {"a": 1, "b": 2, "c": 3}, "TypeError"),
+    ],
+)
+def test_a_request_that_no_method_serves(client: RPCClient, method: str, args: dict[str, Any], expected: str) -> None:
+    _seconds, error = took(lambda: client.call({}, method, **args), RemoteError, TypeError)
+    assert getattr(error, "exc_type", type(error).__name__) == expected
+
+
+@pytest.mark.parametrize("version", ["2.0", "1.4", "0.9"])
+def test_a_version_that_nobody_serves(client: RPCClient, version: str) -> None:
+    with pytest.raises(RemoteError) as caught:
+        client.prepare(version=version).call({}, "add", a=1, b=1)
+    assert caught.value.exc_type == "UnsupportedVersion"
+
+
+def test_the_version_cap_is_kept_locally(client: RPCClient) -> None:
+    capped = client.prepare(version_cap="1.2")
+    assert capped.can_send_version("1.2") and not capped.can_send_version("1.3")
+    with pytest.raises(RPCVersionCapError):
+        capped.prepare(version="1.3").call({}, "add", a=1, b=1)
+    assert capped.prepare(version="1.1").call({}, "add", a=1, b=1) == 2
+
+
+def test_the_ping_endpoint(client: RPCClient) -> None:
+    assert client.call({}, "oslo_rpc_server_ping") == "pong"
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed", "refused"),
+    [
+        (LegacyRPCAccessPolicy, ("_private", {}), None),
+        (ExplicitRPCAccessPolicy, ("echo", {"value": 1}), ("add", {"a": 1, "b": 1})),
+    ],
+)
+def test_access_policies(
+    transport: Transport, other: Transport, unique: Name, policy: Any, allowed: Any, refused: Any
+) -> None:
+    with serving(transport, unique, Endpoint(), access_policy=policy) as running:
+        client = client_of(other, running)
+        client.call({}, allowed[0], **allowed[1])
+        if refused:
+            with pytest.raises(RemoteError, match="NoSuchMethod"):
+                client.call({}, refused[0], **refused[1])
+
+
+class Doubling(NoOpSerializer):
+    """Shows where a serializer is asked."""
+
+    def serialize_entity(self, ctxt: Any, entity: Any) -> Any:
+        return {"packed": entity}
+
+    def deserialize_entity(self, ctxt: Any, entity: Any) -> Any:
+        return entity["packed"]
+
+    def serialize_context(self, ctxt: Any) -> Any:
+        return {"user": ctxt}
+
+    def deserialize_context(self, ctxt: Any) -> Any:
+        return ctxt["user"]
+
+
+def test_a_serializer_is_asked_at_both_ends(transport: Transport, other: Transport, unique: Name) -> None:
+    with serving(transport, unique, Endpoint(), serializer=Doubling()) as running:
+        client = client_of(other, running, serializer=Doubling())
+        assert client.call("alice", "context") == "alice"
+        assert client.call("alice", "add", a=1, b=2) == 3
+
+
+# Who gets it
+
+
+def test_topic_server_and_fanout(transport: Transport, other: Transport, unique: Name) -> None:
+    one, two = Endpoint("one"), Endpoint("two")
+    with (
+        serving(transport, unique, one, server="one") as first,
+        serving(transport, unique, two, server="two", topic=first.target.topic),
+    ):
+        client = client_of(other, first)
+        assert {client.prepare(server=name).call({}, "who") for name in ("one", "two")} == {"one", "two"}
+        wait_until(lambda: {client.call({}, "who") for _ in range(4)} == {"one", "two"}, what="both in turn")
+        client.prepare(fanout=True).cast({}, "add", a=1, b=1)
+        wait_until(lambda: one.executed == two.executed == [(1, 1)], what="the fanout")
+        client.prepare(server="two").cast({}, "add", a=2, b=2)
+        wait_until(lambda: two.executed[1:] == [(2, 2)], what="the cast")
+        assert one.executed == [(1, 1)]
+
+
+def test_a_topic_that_nobody_serves_is_unroutable_at_once(client: RPCClient) -> None:
+    assert client.call({}, "add", a=1, b=1) == 2
+    for nowhere in ({"topic": "nobody"}, {"server": "nobody"}, {"exchange": "nowhere", "topic": "nobody"}):
+        seconds, error = took(lambda to=nowhere: client.prepare(**to).call({}, "add", a=1, b=1), Unroutable)
+        assert seconds < 1
+        assert not error.maybe_sent
+
+
+def test_a_cast_to_nobody_is_none_of_ours(client: RPCClient) -> None:
+    for nowhere in ({"topic": "nobody"}, {"exchange": "nowhere"}, {"topic": "nobody", "fanout": True}):
+        client.prepare(**nowhere).cast({}, "add", a=1, b=1)
+
+
+def test_a_call_cannot_be_a_fanout(client: RPCClient) -> None:
+    with pytest.raises(ConfigurationError, match="fanout"):
+        client.prepare(fanout=True).call({}, "add", a=1, b=1)
+
+
+# Deadlines
+
+
+def test_a_late_reply_is_counted_and_dropped(other: Transport, client: RPCClient) -> None:
+    seconds, error = took(lambda: client.prepare(timeout=0.3).call({}, "slow", seconds=0.8), ReplyTimeout)
+    assert 0.25 < seconds < 0.8
+    assert error.maybe_sent
+    replies = replies_of(other.connections())
+    wait_until(lambda: replies.unknown == 1, what="the late reply")
+    assert client.call({}, "add", a=1, b=1) == 2
+
+
+def test_a_request_whose_caller_gave_up_is_not_executed(
+    transport: Transport, other: Transport, unique: Name, endpoint: Endpoint
+) -> None:
+    """It waits in the only worker's prefetch, where the broker's expiration does not reach it."""
+    with serving(transport, unique, endpoint, pool_size=1, prefetch=10) as running:
+        client = client_of(other, running)
+        holding = threading.Thread(target=lambda: client.call({}, "hold"))
+        holding.start()
+        assert endpoint.running.acquire(timeout=5)
+        took(lambda: client.prepare(timeout=0.2).call({}, "add", a=1, b=1), ReplyTimeout)
+        endpoint.go_on.set()
+        holding.join(5)
+        wait_until(lambda: running.status().expired == 1, what="the expired request")
+        assert endpoint.executed == ["held"]
+
+
+def test_the_call_monitor(client: RPCClient) -> None:
+    assert client.prepare(call_monitor_timeout=2).call({}, "slow", seconds=2.6) == "done"
+    with pytest.raises(ReplyTimeout):
+        client.prepare(timeout=3, call_monitor_timeout=1).call({}, "slow", seconds=2.5)
+
+
+# Resources
+
+
+def test_many_calls_at_once_share_two_connections(
+    client: RPCClient, other: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        results = list(pool.map(lambda n: client.call({}, "add", a=n, b=1), range(640)))
+    assert results == list(range(1, 641))
+    connections = other.status().connections
+    assert sorted(connection.role for connection in connections) == ["consume", "publish"]
+    assert sum(connection.reconnects for connection in connections) == 0
+    assert not caplog.records
+
+
+def test_no_request_leaks_a_thread(client: RPCClient, server: RPCServer) -> None:
+    for _ in range(5):
+        client.call({}, "add", a=1, b=1)
+    before = threading.active_count()
+    for _ in range(10):
+        with pytest.raises(RemoteError):
+            client.prepare(call_monitor_timeout=60).call({}, "nothing")
+    assert threading.active_count() <= before + 1
+    assert server.status().workers <= 3
+
+
+def test_pool_size_bounds_what_runs_at_a_time(transport: Transport, other: Transport, unique: Name) -> None:
+    endpoint = Endpoint()
+    with serving(transport, unique, endpoint, pool_size=2) as running:
+        client = client_of(other, running)
+        for _ in range(6):
+            client.cast({}, "hold")
+        wait_until(lambda: running.status().busy == 2, what="two at work")
+        stays(lambda: running.status().busy == 2, 0.2, "two at work")
+        endpoint.go_on.set()
+        wait_until(lambda: endpoint.executed == ["held"] * 6, what="all six")
+
+
+# Duplicates and hostile messages
+
+
+def publish_raw(transport: Transport, server: RPCServer, header: bytes, body: bytes) -> None:
+    """A message as somebody else may send it."""
+    done = threading.Event()
+    route = (EXCHANGE, str(server.target.topic))
+    wire.publish(
+        transport.connections(),
+        route,
+        header,
+        body,
+        deadline=time.monotonic() + 5,
+        on_done=lambda _entry: done.set(),
+        mandatory=True,
+    )
+    assert done.wait(5)
+
+
+@pytest.mark.parametrize("ack", ["early", "late"])
+def test_a_request_that_comes_twice_is_executed_once(
+    transport: Transport, other: Transport, unique: Name, endpoint: Endpoint, ack: str
+) -> None:
+    with serving(transport, unique, endpoint, ack=ack) as running:
+        body = envelope.request("add", {"a": 1, "b": 1}, {}, unique_id="twice")
+        for _ in range(3):
+            publish_raw(other, running, envelope.header(), body)
+        wait_until(lambda: running.status().duplicates == 2, what="the duplicates")
+        assert endpoint.executed == [(1, 1)]
+
+
+HOSTILE = {
+    "empty": b"",
+    "not json": b"{",
+    "not utf-8": b"\xff\xfe",
+    "a list": b"[]",
+    "a number": b"1",
+    "deep": b"[" * 100_000,
+    "deep inside": b'{"oslo.version": "2.0", "oslo.message": "' + b"[" * 100_000 + b'"}',
+    "another version": b'{"oslo.version": "3.0", "oslo.message": "{}"}',
+    "no text": b'{"oslo.version": "2.0", "oslo.message": 1}',
+    "huge integer": b'{"method": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_message_is_rejected_and_the_server_goes_on(
+    client: RPCClient, other: Transport, server: RPCServer, name: str
+) -> None:
+    publish_raw(other, server, envelope.header(), HOSTILE[name])
+    wait_until(lambda: server.status().malformed == 1, what="the rejection")
+    assert client.call({}, "add", a=1, b=1) == 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"method": None, "args": {}},
+        {"method": "add"},
+        {"method": "add", "args": []},
+        {"method": "add", "args": {"a": 1, "b": 1}, "version": "abc"},
+        {"method": "add", "args": {"a": 1, "b": 1}, "version": None},
+        {"method": "add", "args": {"a": 1, "b": 1}, "namespace": []},
+        {"method": "add", "args": {"a": 1, "b": 1}, "_reply_q": "x" * 300},
+        {"method": "add", "args": {"a": 1, "b": 1}, "_timeout": "inf", "_unique_id": {}},
+        {"method": "add", "args": {"a": 1, "b": 1}, "_timeout": 1e308},
+    ],
+    ids=repr,
+)
+def test_a_strange_request_harms_nobody(
+    client: RPCClient, other: Transport, server: RPCServer, keys: dict[str, Any]
+) -> None:
+    inner = {"_msg_id": "m1", "_reply_q": "nobody", **keys}
+    publish_raw(other, server, envelope.header(), envelope.wrap(inner))
+    assert client.call({}, "add", a=1, b=1) == 2
+    assert server.status().malformed == 0
+    wait_until(lambda: server.status().executed == 2, what="both executed")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_reply_harms_no_call(client: RPCClient, other: Transport, name: str) -> None:
+    client.call({}, "add", a=1, b=1)
+    replies = replies_of(other.connections())
+    done = threading.Event()
+    body = HOSTILE[name] + b'\\"_msg_id\\": \\"' + b"0" * 32 + b'\\"}'
+    for each in (HOSTILE[name], body):
+        wire.publish(
+            other.connections(),
+            ("", replies.queue),
+            envelope.header(),
+            each,
+            deadline=time.monotonic() + 5,
+            on_done=lambda _entry: done.set(),
+            mandatory=True,
+        )
+    wait_until(lambda: replies.unknown + replies.malformed == 2, what="both dropped")
+    assert client.call({}, "add", a=1, b=1) == 2
+
+
+# Beginning and end
+
+
+def test_stopping_an_idle_server_is_quick(transport: Transport, unique: Name) -> None:
+    with serving(transport, unique, Endpoint()) as running:
+        seconds, is_over = took(running.stop)
+    assert is_over
+    assert seconds < 0.5
+
+
+def test_stop_finishes_what_is_executed(transport: Transport, other: Transport, unique: Name) -> None:
+    endpoint = Endpoint()
+    with serving(transport, unique, endpoint) as running, ThreadPoolExecutor(1) as pool:
+        client = client_of(other, running)
+        result = pool.submit(lambda: client.call({}, "hold"))
+        assert endpoint.running.acquire(timeout=5)
+        assert not running.stop(0.2)
+        assert not running.wait(0.1)
+        endpoint.go_on.set()
+        assert result.result(5) == "held"
+        assert running.wait(5)
+
+
+def test_a_method_may_stop_its_own_server(transport: Transport, other: Transport, unique: Name) -> None:
+    class Stopping:
+        def stop(self, ctxt: Any) -> bool:
+            return running.stop()
+
+    with serving(transport, unique, Stopping()) as running:
+        seconds, is_over = took(lambda: client_of(other, running).call({}, "stop"))
+        assert seconds < 1
+        assert not is_over
+        assert running.wait(5)
+
+
+def test_what_was_only_prefetched_goes_to_the_next_server(transport: Transport, other: Transport, unique: Name) -> None:
+    endpoint, successor = Endpoint("one"), Endpoint("two")
+    with serving(transport, unique, endpoint, pool_size=1, prefetch=10) as first:
+        client = client_of(other, first)
+        client.cast({}, "hold")
+        assert endpoint.running.acquire(timeout=5)
+        for number in range(5):
+            client.cast({}, "add", a=number, b=0)
+        assert not first.stop(0.1)
+        with serving(transport, unique, successor, topic=first.target.topic, server="two"):
+            wait_until(lambda: len(successor.executed) == 5, what="the five that were waiting")
+        endpoint.go_on.set()
+    wait_until(lambda: endpoint.executed == ["held"], what="the end of what was executed")
+
+
+def test_what_a_late_server_still_executes_when_it_is_stopped_is_not_executed_again(
+    transport: Transport, other: Transport, unique: Name
+) -> None:
+    endpoint, successor = Endpoint("one"), Endpoint("two")
+    with serving(transport, unique, endpoint, ack="late") as first, ThreadPoolExecutor(1) as pool:
+        client = client_of(other, first)
+        result = pool.submit(lambda: client.call({}, "hold"))
+        assert endpoint.running.acquire(timeout=5)
+        assert not first.stop(0.1)
+        with serving(transport, unique, successor, topic=first.target.topic, server="two"):
+            assert client.call({}, "who") == "two"
+            endpoint.go_on.set()
+            assert result.result(5) == "held"
+            assert first.wait(5)
+            assert client.call({}, "who") == "two"
+    assert not successor.running.acquire(blocking=False)
+
+
+def test_closing_the_transport_stops_its_server(url: str, unique: Name) -> None:
+    transport = Transport(url)
+    with serving(transport, unique, Endpoint()) as running:
+        assert transport.close()
+        assert running.wait(1)
+        assert "stopped" in repr(running)
+
+
+def test_the_reply_queue_is_gone_after_a_clean_end(url: str, transport: Transport, server: RPCServer) -> None:
+    closing = Transport(url)
+    client_of(closing, server).call({}, "add", a=1, b=1)
+    queue = replies_of(closing.connections()).queue
+    transport.publish(b"still there", queue)
+    assert closing.close()
+    with pytest.raises(Unroutable):
+        transport.publish(b"gone", queue)
+
+
+def test_a_flag_that_differs_is_named_with_what_to_set(transport: Transport, server: RPCServer) -> None:
+    target = server.target(server="s2")
+    for flags, setting in (
+        (QueueFlags(durable=True), "durable"),
+        (QueueFlags(auto_delete=True), "auto_delete"),
+    ):
+        with pytest.raises(DeclarationRefused, match=f"QueueFlags.*{setting}") as caught:
+            RPCServer(transport, target, [Endpoint()], flags=flags).start()
+        assert caught.value.reply_code == 406
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"target": Target(topic="t")}, "server name"),
+        ({"target": Target(server="s")}, "topic"),
+        ({"executor": "process"}, "executor"),
+        ({"executor": "eventlet"}, "patched"),
+        ({"pool_size": 0}, "pool_size"),
+        ({"ack": "never"}, "ack"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"endpoints": [type("Bad", (), {"target": "x"})()]}, "target"),
+    ],
+)
+def test_a_wrong_setting_is_named(transport: Transport, changes: dict[str, Any], named: str) -> None:
+    settings: dict[str, Any] = {"target": Target(topic="t", server="s"), "endpoints": [Endpoint()], **changes}
+    with pytest.raises(ConfigurationError, match=named):
+        RPCServer(transport, **settings)

@@ -1,0 +1,58 @@
+"""Fixtures for every test: a real RabbitMQ for the session, and names of one's own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.harness.rabbitmq import RabbitMQ, script
+from tests.harness.requirements import missing
+
+_numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """A shell starts what it puts into the background with SIGINT ignored, and every child would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A real RabbitMQ on ports of its own, shared by the session. A test that kills it uses `own_rabbitmq`."""
+    yield from _started_rabbitmq()
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ for one test, which may kill, pause and restart it."""
+    yield from _started_rabbitmq()
+
+
+def _started_rabbitmq() -> Iterator[RabbitMQ]:
+    if script("rabbitmq-server") is None:
+        missing("rabbitmq-server is not installed: apt-get install rabbitmq-server")
+    broker = RabbitMQ()
+    try:
+        yield broker.start()
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """unique("queue") gives a name that no other test of any run uses."""
+    return lambda label: f"{label}-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def queue(rabbitmq: RabbitMQ, unique: Callable[[str], str]) -> Iterator[str]:
+    """The name of a durable queue that exists on `rabbitmq` for the length of the test."""
+    name = unique("test")
+    rabbitmq.declare_queue(name)
+    yield name
+    rabbitmq.delete_queue(name)

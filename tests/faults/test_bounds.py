@@ -1,0 +1,93 @@
+"""What is bounded: how much waits, how long it is hoped for, and how long a password is good for."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.harness.processes import free_port
+from tests.harness.waiting import wait_until
+from wsgi_messaging import ConnectFailed, Expired, Settings, Transport, Unavailable
+from wsgi_messaging.devbroker import DevBroker
+
+NOBODY = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
+
+
+def test_a_backlog_in_bytes_is_refused_at_once() -> None:
+    with Transport(settings=Settings(url=NOBODY, max_queued_bytes=100_000)) as transport:
+        handles = []
+        with pytest.raises(Unavailable, match="max_queued_bytes") as raised:
+            for _ in range(40):
+                handles.append(transport.publish_soon(b"x" * 5_000, "q", timeout=5.0))
+        assert 20 <= len(handles) <= 25  # it is added up each time the backlog has grown by an eighth
+        assert not raised.value.maybe_sent
+        assert not any(handle.done for handle in handles)
+        assert transport.close(0.5)
+
+
+def test_a_single_large_message_is_not_a_backlog() -> None:
+    with DevBroker() as broker, Transport(settings=Settings(url=broker.url, max_queued_bytes=1000)) as transport:
+        transport.publish(b"x" * 1_000_000, "q", mandatory=False)
+
+
+def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
+    with Transport(settings=Settings(url=NOBODY, fail_fast_after=0.3)) as transport:
+        with pytest.raises(Expired):
+            transport.publish("x", "q", timeout=0.6)
+        begun = time.monotonic()
+        with pytest.raises(ConnectFailed, match="fail_fast_after") as raised:
+            transport.publish("x", "q", timeout=10.0)
+        assert time.monotonic() - begun < 1.0
+        assert not raised.value.maybe_sent
+    broker = DevBroker().start()
+    port = broker.port
+    with Transport(settings=Settings(url=broker.url, fail_fast_after=0.1)) as transport:
+        transport.publish("x", "q", mandatory=False)
+        broker.stop()
+        wait_until(lambda: transport.status().connections[0].last_failure, 5.0, "the outage")
+        time.sleep(0.2)
+        with pytest.raises(ConnectFailed):
+            transport.publish("x", "q", timeout=5.0)
+        with DevBroker(port=port):
+            wait_until(lambda: transport.status().connections[0].state == "ready", 5.0, "the reconnect")
+            transport.publish("x", "q", mandatory=False)
+
+
+def test_credentials_are_asked_for_at_each_connect() -> None:
+    """Secrets rotate: what the function gives counts, not the URL, and a wrong one is asked for again."""
+    given: list[str] = []
+
+    def credentials() -> tuple[str, str]:
+        given.append("asked")
+        return ("app", "old-secret" if len(given) == 1 else "new-secret")
+
+    with DevBroker(users={"app": "new-secret"}) as broker:
+        settings = Settings(url=broker.url, credentials=credentials)
+        with Transport(settings=settings) as transport:
+            with pytest.raises(ConnectFailed, match="login refused") as raised:
+                transport.publish("x", "q", mandatory=False)
+            assert "secret" not in f"{raised.value!r} {transport!r} {settings!r}"
+            transport.publish("x", "q", mandatory=False)
+            assert len(given) == 2
+            broker.drop_connections()
+            transport.publish("x", "q", mandatory=False)
+            wait_until(lambda: len(given) == 3, 5.0, "the function is asked again")
+
+
+def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its_time() -> None:
+    def fail() -> tuple[str, str]:
+        raise OSError("the vault is sealed: s.secret-token")
+
+    with DevBroker() as broker:
+        with Transport(settings=Settings(url=broker.url, credentials=fail)) as transport:
+            with pytest.raises(Expired, match="credentials") as raised:
+                transport.publish("x", "q", timeout=0.5)
+            assert "secret-token" not in str(raised.value)
+        hang = Settings(url=broker.url, credentials=lambda: time.sleep(2) or ("a", "b"), connect_timeout=0.2)  # type: ignore[func-returns-value]
+        with Transport(settings=hang) as transport:
+            begun = time.monotonic()
+            with pytest.raises(Expired):
+                transport.publish("x", "q", timeout=0.5)
+            assert time.monotonic() - begun < 1.0
+            transport.close(0.1)

@@ -1,0 +1,75 @@
+"""Opened and closed, lost and found, many times: descriptors, threads and memory are back where they were."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from tests.harness.proxy import FaultProxy
+from tests.harness.rabbitmq import RabbitMQ
+from tests.harness.waiting import wait_until
+from wsgi_messaging import Transport
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def settled() -> tuple[int, int]:
+    """Descriptors and threads, when what is ending has ended."""
+    gc.collect()
+    wait_until(lambda: not _ending(), 10.0, "the end of the threads")
+    return descriptors(), threading.active_count()
+
+
+def _ending() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("wsgi-messaging-journal")]
+
+
+def grown(work: Callable[[], None]) -> int:
+    """Bytes that are held after `work` was done a second time and were not before it: the first fills the caches."""
+    tracemalloc.start()
+    try:
+        work()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        work()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cycles", [pytest.param(20, id="20"), pytest.param(1000, id="1000", marks=pytest.mark.soak)])
+def test_open_and_close(rabbitmq: RabbitMQ, queue: str, cycles: int) -> None:
+    def work() -> None:
+        for _ in range(cycles):
+            with Transport(rabbitmq.url, name="cycle") as transport:
+                transport.publish("body", queue)
+                transport.consume(queue, lambda delivery: None)
+
+    work()
+    before = settled()
+    assert grown(work) < 50_000
+    assert settled() == before
+
+
+@pytest.mark.parametrize("cycles", [pytest.param(5, id="5"), pytest.param(500, id="500", marks=pytest.mark.soak)])
+def test_reconnect(proxy: FaultProxy, queue: str, cycles: int) -> None:
+    """Links that break at once are opened up to 2 s apart, so the many cycles take minutes."""
+    with Transport(proxy.url(), name="reconnect") as transport:
+        transport.publish("body", queue)
+        before = descriptors(), threading.active_count()
+        for _ in range(cycles):
+            wait_until(lambda: len(proxy.open_pairs) == 1, 10.0, "the connection")
+            transport.publish("body", queue)
+            proxy.cut()
+        transport.publish("body", queue)
+        wait_until(lambda: not _ending(), 10.0, "the journal's end")
+        assert descriptors() == before[0]
+        assert threading.active_count() == before[1]

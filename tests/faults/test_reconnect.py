@@ -1,0 +1,266 @@
+"""A connection that is lost comes back: by itself, quickly, with its consumers, and without losing a confirm."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from kombu import Queue
+
+from tests.harness.proxy import FaultProxy
+from tests.harness.rabbitmq import RabbitMQ
+from tests.harness.waiting import stays, wait_until
+from wsgi_messaging import ConnectionStatus, MessagingError, Settings, Transport
+
+LOGGER = "wsgi_messaging.connection"
+
+
+@pytest.fixture
+def transport(proxy: FaultProxy) -> Iterator[Transport]:
+    with Transport(proxy.url(), name="reconnect") as made:
+        yield made
+
+
+def lines(caplog: pytest.LogCaptureFixture, containing: str = "") -> list[str]:
+    return [record.getMessage() for record in caplog.records if containing in record.getMessage()]
+
+
+def status_of(transport: Transport, role: str = "publish") -> ConnectionStatus:
+    [status] = [each for each in transport.status().connections if each.role == role]
+    return status
+
+
+def test_next_publish_after_a_reset_succeeds_quickly(transport: Transport, proxy: FaultProxy, queue: str) -> None:
+    """From connections that have lived a while: those that break at once are opened again ever more slowly."""
+    transport.publish("warm", queue)
+    took = []
+    for number in range(3):
+        wait_until(lambda: _age(proxy) > 1.1, 5.0, "the connection's second second")
+        proxy.cut()
+        began_at = time.monotonic()
+        transport.publish(number, queue)
+        took.append(time.monotonic() - began_at)
+    assert sorted(took)[len(took) // 2] <= 0.3, took
+    assert status_of(transport).reconnects == 3
+
+
+def _age(proxy: FaultProxy) -> float:
+    [pair] = proxy.open_pairs
+    return time.monotonic() - pair.opened_at
+
+
+def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_a_storm(
+    transport: Transport, proxy: FaultProxy, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a firewall, or a message, ends every connection at once: attempts slow down, the log stays short."""
+    caplog.set_level(logging.DEBUG, "wsgi_messaging")
+    transport.publish("warm", queue)
+    until = time.monotonic() + 2.0
+    while time.monotonic() < until:
+        if status_of(transport).state == "ready":
+            proxy.cut()
+        time.sleep(0.005)
+    assert status_of(transport).reconnects < 15
+    assert len(lines(caplog)) <= 4
+    transport.publish("after the storm", queue)
+
+
+def test_one_line_for_each_change_of_state(
+    transport: Transport, proxy: FaultProxy, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "wsgi_messaging")
+    transport.publish("warm", queue)
+    assert lines(caplog) == []
+    proxy.refuse()
+    proxy.cut()
+    wait_until(lambda: status_of(transport).state == "waiting", 2.0, "the loss")
+    stays(lambda: len(lines(caplog)) == 1, 1.0, "one line while attempt after attempt fails")
+    proxy.heal()
+    transport.publish("again", queue)
+    wait_until(lambda: len(lines(caplog)) == 2, 3.0, "the second line")
+    [lost, back] = lines(caplog)
+    name = status_of(transport).name
+    assert lost.startswith(f"{name}: lost amqp://127.0.0.1:{proxy.port}: ")
+    assert back.startswith(f"{name}: connected to amqp://127.0.0.1:{proxy.port} after ")
+
+
+def test_attempts_slow_down_and_burn_no_processor(transport: Transport, proxy: FaultProxy, queue: str) -> None:
+    transport.publish("warm", queue)
+    proxy.refuse()
+    proxy.cut()
+    wait_until(lambda: status_of(transport).state == "waiting", 2.0, "the loss")
+    used = time.process_time()
+    stays(lambda: status_of(transport).state in ("waiting", "connecting"), 1.2)
+    assert time.process_time() - used < 0.6
+
+
+def test_a_message_that_hangs_in_the_wreck_is_sent_again(
+    transport: Transport, proxy: FaultProxy, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport.publish("warm", queue)
+    proxy.freeze()
+    confirm = transport.publish_soon("wreck", queue, message_id="the-same")
+    wait_until(lambda: status_of(transport).in_flight == 1, 2.0, "the message on its way")
+    proxy.cut()
+    proxy.heal()
+    confirm.wait()
+    found = [message for message in rabbitmq.messages(queue) if message["payload"] == "wreck"]
+    assert [message["properties"]["message_id"] for message in found] == ["the-same"]
+
+
+def test_a_consumer_comes_back(transport: Transport, proxy: FaultProxy, queue: str) -> None:
+    received: list[str] = []
+    consumer = transport.consume(queue, lambda delivery: received.append(delivery.body.decode()))
+    for number in range(3):
+        proxy.cut()
+        transport.publish(f"message {number}", queue)
+        wait_until(lambda number=number: f"message {number}" in received, 5.0, f"message {number}")
+    assert consumer.is_active
+    assert status_of(transport, "consume").consumers == 1
+
+
+def test_a_cancelled_consumer_stays_cancelled(transport: Transport, proxy: FaultProxy, queue: str) -> None:
+    received: list[bytes] = []
+    other = transport.consume(queue, lambda delivery: None)
+    consumer = transport.consume(queue, lambda delivery: received.append(delivery.body))
+    assert consumer.cancel()
+    assert other.cancel()
+    proxy.cut()
+    transport.publish("nobody's", queue)
+    wait_until(lambda: status_of(transport, "consume").state == "ready", 5.0, "the consuming connection")
+    stays(lambda: not received, 0.3)
+    assert status_of(transport, "consume").consumers == 0
+
+
+def test_an_exclusive_queue_comes_back_with_its_consumer(
+    transport: Transport, proxy: FaultProxy, unique: Callable[[str], str]
+) -> None:
+    """It went with its connection; a durable one is still there."""
+    name = unique("exclusive")
+    received: list[bytes] = []
+    transport.declare(Queue(name, exclusive=True))
+    transport.consume(name, lambda delivery: received.append(delivery.body))
+    transport.publish("1", name)
+    wait_until(lambda: received == [b"1"], 5.0, "the first message")
+    proxy.cut()
+    transport.publish("2", name)
+    wait_until(lambda: received == [b"1", b"2"], 5.0, "the message after the reconnect")
+
+
+def test_confirmed_is_a_subset_of_received(proxy: FaultProxy, rabbitmq: RabbitMQ, queue: str) -> None:
+    """Numbered messages of 8 threads while the connection is cut time and again."""
+    confirmed: list[str] = []
+    failed: list[MessagingError] = []
+    over = threading.Event()
+
+    def produce(transport: Transport, thread: int) -> None:
+        number = 0
+        while not over.is_set():
+            body = f"{thread}-{number}"
+            number += 1
+            try:
+                transport.publish(body, queue, timeout=5.0)
+            except MessagingError as exc:
+                failed.append(exc)
+            else:
+                confirmed.append(body)
+
+    with Transport(proxy.url(), name="subset") as transport:
+        threads = [threading.Thread(target=produce, args=(transport, number)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for _cut in range(6):
+            before = len(confirmed)
+            wait_until(lambda before=before: len(confirmed) > before + 20, 10.0, "publishing goes on")
+            proxy.cut()
+        over.set()
+        for thread in threads:
+            thread.join(10.0)
+            assert not thread.is_alive()
+        reconnects = status_of(transport).reconnects
+    received = Counter(message["payload"] for message in rabbitmq.messages(queue))
+    assert reconnects == 6
+    assert not failed, failed[:3]
+    assert set(confirmed) <= set(received), "confirmed and not there"
+    duplicates = sum(received.values()) - len(received)
+    assert duplicates <= 6 * 8, "at most what was in flight at each cut"
+    assert len(confirmed) > 120
+
+
+def test_failover_to_the_second_host(rabbitmq: RabbitMQ, queue: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever is used first dies for good; the next publish goes to the other, and no healthy host is blamed."""
+    caplog.set_level(logging.DEBUG, "wsgi_messaging")
+    address = (rabbitmq.host, rabbitmq.amqp_port)
+    with FaultProxy(address) as one, FaultProxy(address) as two:
+        settings = Settings(url=f"{one.url()};{two.url()}", app="failover")
+        with Transport(settings=settings) as transport:
+            transport.publish("first", queue)
+            used, spare = (one, two) if one.open_pairs else (two, one)
+            used.refuse()
+            used.cut()
+            began_at = time.monotonic()
+            transport.publish("second", queue)
+            assert time.monotonic() - began_at < 1.0
+            assert status_of(transport).broker == f"127.0.0.1:{spare.port}"
+            stays(lambda: len(lines(caplog)) <= 2, 0.3)
+            assert not [line for line in lines(caplog) if f":{spare.port}" in line and "lost" in line]
+            assert len(lines(caplog, f"lost amqp://127.0.0.1:{used.port}")) == 1
+
+
+def test_first_connection_with_one_dead_host(rabbitmq: RabbitMQ, queue: str) -> None:
+    with FaultProxy((rabbitmq.host, rabbitmq.amqp_port)) as dead:
+        dead.refuse()
+        for _order in range(6):  # shuffled: both orders come up
+            with Transport(f"amqp://127.0.0.1:{dead.port};{rabbitmq.url}", name="failover") as transport:
+                transport.publish("through", queue, timeout=3.0)
+
+
+def test_kill_and_restart(
+    own_rabbitmq: RabbitMQ, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """kill -9 while eight threads publish: nobody hangs, each confirmed message is there, one line per change."""
+    caplog.set_level(logging.DEBUG, "wsgi_messaging")
+    queue = unique("killed")
+    own_rabbitmq.declare_queue(queue)
+    own_rabbitmq.ctl(
+        "eval", "mnesia:sync_log()."
+    )  # kill -9 takes what Mnesia has not written yet: a new queue's record
+    received: list[str] = []
+    confirmed: list[str] = []
+    over = threading.Event()
+
+    def produce(thread: int) -> None:
+        number = 0
+        while not over.is_set():
+            body = f"{thread}-{number}"
+            number += 1
+            transport.publish(body, queue, timeout=30.0)
+            confirmed.append(body)
+
+    with Transport(own_rabbitmq.url, name="killed") as transport:
+        transport.consume(queue, lambda delivery: received.append(delivery.body.decode()))
+        threads = [threading.Thread(target=produce, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(confirmed) > 100, 10.0, "publishing")
+        own_rabbitmq.kill()
+        wait_until(lambda: status_of(transport).state in ("waiting", "connecting"), 2.0, "the loss")
+        own_rabbitmq.start()
+        came_back_at = time.monotonic()
+        transport.publish("next", queue)
+        assert time.monotonic() - came_back_at < 3.0
+        count = len(confirmed)
+        wait_until(lambda: len(confirmed) > count + 50, 10.0, "publishing after the restart")
+        over.set()
+        for thread in threads:
+            thread.join(10.0)
+            assert not thread.is_alive()
+        wait_until(lambda: set(confirmed) <= set(received), 10.0, "every confirmed message received")
+        for role in ("publish", "consume"):
+            name = status_of(transport, role).name
+            wait_until(lambda name=name: len(lines(caplog, name)) >= 2, 3.0, "the lines")
+            assert [line.split(": ")[1].split(" ")[0] for line in lines(caplog, name)] == ["lost", "connected"]

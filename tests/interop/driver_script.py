@@ -1,0 +1,149 @@
+"""What is tested of the driver inside one process. Not imported: `test_driver.py` runs it, with .venv-oslo's Python."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import uuid
+from typing import Any
+
+import oslo_messaging
+from oslo_config import cfg
+
+URL = os.environ["URL"]
+GROUP = "oslo_messaging_rabbit"
+
+
+class Endpoint:
+    """Adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, ctxt: dict[str, Any], value: int) -> int:
+        self.total += value
+        return self.total
+
+
+def transport(**options: Any) -> Any:
+    """A transport whose driver has read `options`."""
+    cfg.CONF([], project="script")
+    oslo_messaging.get_rpc_transport(cfg.CONF, url=URL).cleanup()
+    for name, value in options.items():
+        cfg.CONF.set_override(name, value, group=GROUP)
+    return oslo_messaging.get_rpc_transport(cfg.CONF, url=URL)
+
+
+def serving(opened: Any, endpoint: Endpoint) -> tuple[Any, oslo_messaging.Target]:
+    target = oslo_messaging.Target(topic=uuid.uuid4().hex, server="s", exchange="interop-driver")
+    server = oslo_messaging.get_rpc_server(opened, target, [endpoint], executor="threading")
+    server.start()
+    return server, target
+
+
+def fork() -> None:
+    """A server and a client in the parent; the child calls by the same transport and client."""
+    opened = transport()
+    server, target = serving(opened, Endpoint())
+    client = oslo_messaging.get_rpc_client(opened, target, timeout=10)
+    client.call({}, "add", value=1)
+    child = os.fork()
+    if not child:
+        print(f"child:{client.call({}, 'add', value=1)}", flush=True)
+        opened.cleanup()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    print(f"parent:{client.call({}, 'add', value=1)}")
+    server.stop()
+    server.wait()
+    opened.cleanup()
+
+
+def options() -> None:
+    """The line about ignored options, and what became of others."""
+    lines: list[str] = []
+    logger = logging.getLogger("wsgi_messaging.oslo")
+    logger.setLevel(logging.INFO)
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    opened = transport(
+        rpc_conn_pool_size=7,
+        use_queue_manager=True,
+        heartbeat_timeout_threshold=17,
+        rabbit_qos_prefetch_count=5,
+        amqp_durable_queues=True,
+        rabbit_transient_queues_ttl=60,
+        ssl=True,
+        ssl_ca_file="ca.pem",
+    )
+    taken = opened._driver._options
+    settings = taken.settings
+    print("\n".join(lines))
+    print(
+        f"heartbeat={settings.heartbeat:g} prefetch={taken.prefetch} durable={taken.flags.durable} "
+        f"ttl={taken.transient_ttl_ms} tls_ca={settings.tls_ca_file} verify={settings.tls_verify}"
+    )
+
+
+def twice() -> None:
+    """The same request two times, as a client sends it that has not seen the confirm."""
+    from wsgi_messaging import Transport
+
+    opened, endpoint = transport(), Endpoint()
+    server, target = serving(opened, endpoint)
+    body = '{"method": "add", "args": {"value": 1}, "_unique_id": "the-same"}'
+    with Transport(URL.replace("wsgi+rabbit", "amqp")) as raw:
+        for _ in range(2):
+            raw.publish(body.encode(), target.topic, "interop-driver", content_type="application/json", message_id="")
+        time.sleep(1.0)
+        server.stop()
+        server.wait()
+        opened.cleanup()
+        print(f"executed:{endpoint.total}")
+        left: list[Any] = []
+        consumer = raw.consume(target.topic, left.append)
+        time.sleep(0.5)
+        consumer.cancel()
+        print(f"left:{len(left)}")
+
+
+def mandatory() -> None:
+    """What a call, and a cast, with and without at_least_once, raise on a topic that nobody serves."""
+    opened = transport()
+    target = oslo_messaging.Target(topic=uuid.uuid4().hex)
+    for at_least_once, kind in ((True, "call"), (True, "cast"), (False, "cast")):
+        chosen = oslo_messaging.TransportOptions(at_least_once=at_least_once)
+        client = oslo_messaging.get_rpc_client(opened, target, timeout=30, transport_options=chosen)
+        error = None
+        try:
+            getattr(client, kind)({}, "anything")
+        except oslo_messaging.MessageUndeliverable as exc:
+            error = exc
+        print(type(error).__name__ if error else None)
+    opened.cleanup()
+
+
+def away() -> None:
+    """What is raised, and within which second, when there is no broker at URL."""
+    opened = transport()
+    target = oslo_messaging.Target(topic="none")
+    notifier = oslo_messaging.Target(topic="none.info")
+    for act in (
+        lambda: opened._send_notification(notifier, {}, {"a": 1}, 2.0, retry=0),
+        lambda: opened._send_notification(notifier, {}, {"a": 1}, 1.0, retry=1),
+        lambda: oslo_messaging.get_rpc_client(opened, target, timeout=9, retry=1).call({}, "any"),
+        lambda: oslo_messaging.get_rpc_client(opened, target, timeout=2, call_monitor_timeout=1).call({}, "any"),
+    ):
+        started = time.monotonic()
+        try:
+            act()
+        except oslo_messaging.MessagingException as exc:
+            print(f"{type(exc).__name__}:{time.monotonic() - started:.0f}")
+    opened.cleanup()
+
+
+if __name__ == "__main__":
+    {"fork": fork, "options": options, "twice": twice, "mandatory": mandatory, "away": away}[sys.argv[1]]()

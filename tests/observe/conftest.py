@@ -1,0 +1,39 @@
+"""Fixtures of the observation tests: a run directory, the embedded broker, transports that show themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsgi_messaging import Settings, Transport
+from wsgi_messaging.devbroker import DevBroker
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run directory that does not exist yet."""
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[DevBroker]:
+    with DevBroker() as started:
+        yield started
+
+
+@pytest.fixture
+def make(broker: DevBroker, run_dir: Path) -> Iterator[Callable[..., Transport]]:
+    """make(app="x", ...) gives a transport on the embedded broker that shows itself; closed after the test."""
+    made: list[Transport] = []
+
+    def build(**changes: Any) -> Transport:
+        settings = Settings(**{"url": broker.url, "app": "seen", "run_dir": str(run_dir), "heartbeat": 2} | changes)
+        made.append(Transport(settings=settings))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()

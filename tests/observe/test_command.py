@@ -1,0 +1,111 @@
+"""`wsgi-messaging status`, as somebody types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.harness.processes import ROOT, environment
+from tests.harness.waiting import wait_until
+from wsgi_messaging import Transport
+
+COMMAND = [sys.executable, "-m", "wsgi_messaging", "status"]
+
+
+def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def shown(make: Callable[..., Transport], run_dir: Path, **changes: Any) -> Transport:
+    """A transport with one confirmed message that the command shows."""
+    transport = make(run_dir=str(run_dir), **changes)
+    transport.publish(b"x", "nobody", mandatory=False)
+    wait_until(lambda: confirmed(run_dir) == [1], 5.0, "the confirm in the table")
+    return transport
+
+
+def confirmed(run_dir: Path) -> list[int]:
+    found = json.loads(call("--json", "--run-dir", str(run_dir)).stdout)
+    return [row["confirmed"] for row in found["connections"]]
+
+
+def test_the_table(make: Callable[..., Transport], run_dir: Path) -> None:
+    shown(make, run_dir)
+    done = call("--run-dir", str(run_dir))
+    head, row, *_rest, summary = done.stdout.splitlines()
+    assert done.returncode == 0 and head.split()[:4] == ["app", "pid", "server", "role"]
+    assert row.split()[:4] == ["seen", str(os.getpid()), "publish", "ready"]
+    assert summary == "1 connections of 1 workers, all ready."
+    assert "\x1b" not in done.stdout, "no colour where nobody looks"
+    assert call(WSGI_MESSAGING_RUN_DIR=str(run_dir)).stdout.splitlines()[0] == head
+
+
+def test_json(make: Callable[..., Transport], run_dir: Path) -> None:
+    shown(make, run_dir)
+    found = json.loads(call("--json", "--run-dir", str(run_dir)).stdout)
+    assert (found["scope"], found["workers"]) == ("all", 1)
+    (row,) = found["connections"]
+    assert (row["pid"], row["role"], row["state"], row["confirmed"]) == (os.getpid(), "publish", "ready", 1)
+
+
+def test_the_automatic_directories_of_all_applications(make: Callable[..., Transport], tmp_path: Path) -> None:
+    own = tmp_path / "wsgi_messaging-shop"
+    shown(make, own, app="shop")
+    other = tmp_path / "wsgi_messaging-depot"
+    shown(make, other, app="depot")
+    found = json.loads(call("--json", XDG_RUNTIME_DIR=str(tmp_path)).stdout)
+    assert [row["app"] for row in found["connections"]] == ["depot", "shop"]
+
+
+def test_nobody_there_and_wrong_directories(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    empty = call("--run-dir", str(tmp_path))
+    assert empty.returncode == 1 and "no worker shows itself" in empty.stdout
+    none = call("--run-dir", str(tmp_path / "none"))
+    assert none.returncode == 2 and "no directory" in none.stderr and "Traceback" not in none.stderr
+    tmp_path.chmod(0o777)
+    unsafe = call("--run-dir", str(tmp_path))
+    assert unsafe.returncode == 2 and "may be written to by others" in unsafe.stderr
+
+
+def test_a_connection_that_is_not_ready_is_exit_status_1(make: Callable[..., Transport], run_dir: Path) -> None:
+    make(url="amqp://user:hunter2@127.0.0.1:1").warm()
+    wait_until(lambda: run_dir.exists() and "refused" in call("--run-dir", str(run_dir)).stdout, 10.0, "the failure")
+    done = call("--run-dir", str(run_dir))
+    assert done.returncode == 1 and "NOT ready" in done.stdout and "hunter2" not in done.stdout
+
+
+def test_watch_on_a_terminal_until_it_is_interrupted(make: Callable[..., Transport], run_dir: Path) -> None:
+    shown(make, run_dir)
+    for extra, is_coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        ours, its = pty.openpty()
+        command = [*COMMAND, "--watch", "--run-dir", str(run_dir)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(**extra), stdout=its, start_new_session=True)
+        os.close(its)
+        seen = b""
+        try:
+            while seen.count(b"\x1b[H\x1b[2J") < 3:
+                seen += os.read(ours, 65536)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5.0) == 130
+        finally:
+            process.kill()
+            process.wait(5.0)
+            os.close(ours)
+        assert (b"\x1b[32m" in seen) == is_coloured
+        assert b"publish" in seen

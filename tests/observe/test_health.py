@@ -1,0 +1,140 @@
+"""Liveness is the process's; readiness is what its connections know, without waiting for anybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.waiting import wait_until
+from wsgi_messaging import MessagingMiddleware, Transport
+from wsgi_messaging.devbroker import DevBroker
+from wsgi_messaging.observe.health import HealthEndpoints, liveness, readiness
+from wsgi_messaging.runtime import native
+
+NOBODY = "amqp://127.0.0.1:1"
+
+
+def ask(app: Any, path: str, method: str = "GET") -> tuple[str, dict[str, str], bytes]:
+    """One request."""
+    answer: list[Any] = []
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    body = b"".join(app(environ, lambda status, headers: answer.extend((status, dict(headers)))))
+    return answer[0], answer[1], body
+
+
+def test_readiness_follows_the_connection(make: Callable[..., Transport]) -> None:
+    transport = make(run_dir=None)
+    first = readiness(transport)
+    assert not first.is_ok and first.reasons == ("not connected yet",)
+    wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection that the question began")
+    assert liveness().is_ok
+
+
+def test_readiness_is_lost_and_found_with_the_broker() -> None:
+    with DevBroker() as broker, Transport(broker.url, name="health") as transport:
+        wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection")
+        port = broker.port
+        broker.stop()
+        wait_until(lambda: not readiness(transport).is_ok, 5.0, "the loss")
+        assert readiness(transport).reasons[0] in ("publish: waiting", "publish: connecting")
+        assert liveness().is_ok, "no broker is no reason for a restart"
+        with DevBroker(port=port):
+            wait_until(lambda: readiness(transport).is_ok, 10.0, "the reconnect")
+
+
+def test_it_costs_no_time_while_the_broker_is_away() -> None:
+    with Transport(NOBODY, name="health") as transport:
+        began_at = native.monotonic()
+        for _ in range(200):
+            readiness(transport), liveness()
+        assert native.monotonic() - began_at < 0.5
+        assert not readiness(transport).is_ok
+
+
+def test_a_silent_connection_is_not_ready(make: Callable[..., Transport]) -> None:
+    """As after a stall of the connection's thread. Fails when readiness believes the state alone."""
+    transport = make(run_dir=None)
+    wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection")
+    (loop,) = transport._process.get().loops()
+    loop._pulse.beat.interval = 0.001
+    loop._pulse.beat.received_at -= 100.0
+    assert "nothing was heard" in readiness(transport).reasons[0]
+
+
+def test_the_endpoints(make: Callable[..., Transport]) -> None:
+    transport = make(run_dir=None)
+    pages = HealthEndpoints(transport, "/health/")
+    assert pages.paths == ("/health/livez", "/health/readyz")
+    status, headers, body = ask(pages, "/health/livez")
+    assert status == "200 OK" and json.loads(body) == {"status": "ok", "reasons": []}
+    assert headers["Cache-Control"] == "no-store" and int(headers["Content-Length"]) == len(body)
+    status, headers, body = ask(pages, "/health/readyz")
+    assert status == "503 Service Unavailable" and json.loads(body)["reasons"] == ["not connected yet"]
+    wait_until(lambda: ask(pages, "/health/readyz")[0] == "200 OK", 5.0, "the connection")
+    assert ask(pages, "/health/readyz", "HEAD")[2] == b""
+    assert ask(pages, "/health/readyz", "POST")[0].startswith("405")
+    assert ask(pages, "/health/else")[0].startswith("404")
+
+
+def test_the_endpoints_tell_strangers_no_host() -> None:
+    with Transport("amqp://user:secret@127.0.0.1:1", name="health") as transport:
+        pages = HealthEndpoints(transport)
+        ask(pages, "/readyz")
+        wait_until(lambda: transport.status().connections[0].last_failure, 5.0, "a failed attempt")
+        body = ask(pages, "/readyz")[2].decode()
+        assert "secret" not in body and "127.0.0.1" not in body
+
+
+def test_the_middleware_answers_for_them_and_for_nothing_else(make: Callable[..., Transport]) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"the application"]
+
+    transport = make(run_dir=None)
+    assert ask(MessagingMiddleware(app, transport), "/livez")[2] == b"the application", "off by default"
+    wrapped = MessagingMiddleware(app, transport, health_path="")
+    assert ask(wrapped, "/livez")[2] != b"the application"
+    assert ask(wrapped, "/livez/more")[2] == b"the application"
+
+
+def test_the_plug_in_of_oslo_middleware(make: Callable[..., Transport]) -> None:
+    pytest.importorskip("oslo_middleware")
+    from oslo_config import cfg
+
+    from wsgi_messaging.observe.healthcheck import MessagingHealthcheck
+
+    transport = make(run_dir=None)
+    plug_in = MessagingHealthcheck(cfg.ConfigOpts(), {})
+    result = plug_in.healthcheck(80)
+    assert not result.available and "not connected yet" in result.details
+    wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection")
+    wait_until(lambda: plug_in.healthcheck(80).available, 5.0, "an available service")
+
+
+def test_the_middleware_of_oslo_finds_it(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    """oslo.middleware itself answers 200 or 503 by it, under the name of the entry point in setup.cfg."""
+    healthcheck = pytest.importorskip("oslo_middleware.healthcheck")
+    webob = pytest.importorskip("webob")
+    import stevedore
+    from oslo_config import cfg
+
+    from wsgi_messaging.observe.healthcheck import MessagingHealthcheck
+
+    def manager(namespace: str, names: list[str], **rest: Any) -> Any:
+        assert (namespace, names) == ("oslo.middleware.healthcheck", ["wsgi_messaging"])
+        plug_in = MessagingHealthcheck(*rest["invoke_args"])
+        extension = stevedore.extension.Extension("wsgi_messaging", None, MessagingHealthcheck, plug_in)
+        return stevedore.named.NamedExtensionManager.make_test_instance([extension], namespace=namespace)
+
+    monkeypatch.setattr(stevedore, "NamedExtensionManager", manager)
+    transport = make(run_dir=None)
+    conf = cfg.ConfigOpts()
+    conf([])
+    application = healthcheck.Healthcheck(None, {"backends": "wsgi_messaging", "path": "/healthcheck"})
+    request = webob.Request.blank("/healthcheck")
+    assert request.get_response(application).status_int == 503
+    wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection")
+    wait_until(lambda: webob.Request.blank("/healthcheck").get_response(application).status_int == 200, 5.0, "200")

@@ -1,0 +1,237 @@
+"""Who sees the status page, and what a browser is told to do with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.waiting import wait_until
+from wsgi_messaging import ConfigurationError, MessagingMiddleware, Transport
+from wsgi_messaging.connection.status import ConnectionStatus
+from wsgi_messaging.observe import markup
+from wsgi_messaging.observe.page import StatusPage
+from wsgi_messaging.observe.status import Board, RoundTripsSeen, Row
+
+TOKEN = "0123456789abcdef"
+LOCAL = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000", "SERVER_PROTOCOL": "HTTP/1.1"}
+REMOTE = {**LOCAL, "REMOTE_ADDR": "192.0.2.7", "HTTP_HOST": "shop.example"}
+HOSTILE = "<img src=x onerror=alert(1)>\"&'"
+
+
+def ask(app: Any, **environ: Any) -> tuple[str, dict[str, str], bytes]:
+    """One request; the answer's status, headers and body."""
+    answer: list[Any] = []
+    environ = {"PATH_INFO": "/status", "REQUEST_METHOD": "GET", **environ}
+    body = b"".join(app(environ, lambda status, headers: answer.extend((status, dict(headers)))))
+    return answer[0], answer[1], body
+
+
+def is_shown(app: Any, **environ: Any) -> bool:
+    status, _headers, body = ask(app, **environ)
+    assert (status == "200 OK") == (b"<table>" in body)
+    assert status in ("200 OK", "403 Forbidden")
+    return status == "200 OK"
+
+
+@pytest.fixture
+def transport(make: Callable[..., Transport]) -> Transport:
+    made = make()
+    made.publish(b"x", "nobody", mandatory=False)
+    return made
+
+
+@pytest.fixture
+def page(transport: Transport) -> StatusPage:
+    return StatusPage(transport, "/status")
+
+
+@pytest.fixture
+def guarded(transport: Transport) -> StatusPage:
+    return StatusPage(transport, "/status", TOKEN)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:80", "[::1]:8000", "LOCALHOST"])
+def test_this_host_sees_it(page: StatusPage, address: str, host: str) -> None:
+    assert is_shown(page, **LOCAL | {"REMOTE_ADDR": address, "HTTP_HOST": host})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"REMOTE_ADDR": "192.0.2.7"},
+        {"REMOTE_ADDR": "::ffff:192.0.2.7"},
+        {"REMOTE_ADDR": ""},
+        {"REMOTE_ADDR": "localhost"},
+        {"HTTP_HOST": "evil.example"},
+        {"HTTP_HOST": "127.0.0.1.evil.example"},
+        {"HTTP_HOST": ""},
+        {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+        {"HTTP_FORWARDED": "for=127.0.0.1"},
+        {"HTTP_X_REAL_IP": "127.0.0.1"},
+        {"HTTP_VIA": "1.1 proxy"},
+        {"SERVER_PROTOCOL": "HTTP/1.0"},
+        {"QUERY_STRING": f"token={TOKEN}"},
+    ],
+    ids=str,
+)
+def test_nobody_else_does(page: StatusPage, change: dict[str, str]) -> None:
+    """Fails when a proxy on this host, or a name that was made to resolve to it, passes for this host."""
+    local = LOCAL if "QUERY_STRING" not in change else REMOTE
+    assert not is_shown(page, **local | change)
+
+
+def test_a_missing_address_is_nobody(page: StatusPage) -> None:
+    assert not is_shown(page)
+
+
+def test_a_token_opens_it_from_anywhere(guarded: StatusPage) -> None:
+    for shown in (
+        {"HTTP_X_STATUS_TOKEN": TOKEN},
+        {"HTTP_AUTHORIZATION": f"Bearer {TOKEN}"},
+        {"HTTP_COOKIE": f"other=1; wsgi_messaging_status={TOKEN}"},
+    ):
+        assert is_shown(guarded, **REMOTE | shown)
+
+
+def test_without_the_token_this_host_is_refused_too(guarded: StatusPage) -> None:
+    """A proxy on this host need not say that it is one: nginx's defaults do not."""
+    assert not is_shown(guarded, **LOCAL)
+
+
+@pytest.mark.parametrize("wrong", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\u1234" * 16, "0"])
+def test_a_wrong_token_is_refused(guarded: StatusPage, wrong: str) -> None:
+    for shown in (
+        {"HTTP_X_STATUS_TOKEN": wrong},
+        {"HTTP_AUTHORIZATION": f"Bearer {wrong}"},
+        {"HTTP_AUTHORIZATION": f"Basic {wrong}"},
+        {"HTTP_COOKIE": f"wsgi_messaging_status={wrong}"},
+        {"HTTP_COOKIE": f"\x00;={wrong}"},
+        {"QUERY_STRING": f"token={wrong}"},
+        {"QUERY_STRING": "&".join(["token"] * 50)},
+    ):
+        assert not is_shown(guarded, **REMOTE | shown)
+
+
+def test_a_token_in_the_address_moves_into_a_cookie(transport: Transport) -> None:
+    token = "a token; with=all+of%it"
+    guarded = StatusPage(transport, "/status", token)
+    query = "token=a+token%3B+with%3Dall%2Bof%25it"
+    status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "SCRIPT_NAME": "/shop"})
+    assert (status, headers["Location"]) == ("303 See Other", "/shop/status")
+    cookie, *attributes = headers["Set-Cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/shop/status"} == set(attributes)
+    assert is_shown(guarded, **REMOTE | {"HTTP_COOKIE": cookie})
+    _status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "wsgi.url_scheme": "https"})
+    assert headers["Set-Cookie"].endswith("; Secure")
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "named"),
+    [("status", None, "status_path"), ("/", None, "status_path"), ("/s", "short", "status_token")],
+)
+def test_bad_settings_are_named(transport: Transport, path: str, token: str | None, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        StatusPage(transport, path, token)
+
+
+def test_the_json_beside_it(page: StatusPage, transport: Transport) -> None:
+    status, headers, body = ask(page, **LOCAL | {"PATH_INFO": "/status.json"})
+    assert (status, headers["Content-Type"]) == ("200 OK", "application/json")
+    (row,) = json.loads(body)["connections"]
+    assert row["name"] == transport.status().connections[0].name and row["is_ready"]
+    status, _headers, body = ask(page, **REMOTE | {"PATH_INFO": "/status.json"})
+    assert status == "403 Forbidden" and b"seen" not in body
+
+
+def test_other_methods(page: StatusPage) -> None:
+    status, headers, body = ask(page, **LOCAL | {"REQUEST_METHOD": "HEAD"})
+    assert status == "200 OK" and body == b"" and int(headers["Content-Length"]) > 1000
+    assert ask(page, **LOCAL | {"REQUEST_METHOD": "POST"})[0].startswith("405")
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_runs_that_is_not_ours(page: StatusPage) -> None:
+    _status, headers, body = ask(page, **LOCAL)
+    text = body.decode()
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.findall(r"""\b(?:src|href|style|on\w+)\s*=\s*["']""", text.replace("data-source", ""))
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+
+
+def board_with(text: str) -> Board:
+    connection = ConnectionStatus(
+        *(text, text, text, text, 1.0, 1, 1, None, 1.0, 1.0, 1.0, 1, 1, 1, 1, 1, 1), blocked=text, consumers=1,
+        last_failure=text,
+    )  # fmt: skip
+    trips = RoundTripsSeen(2, 0.1, (), ((2.0, 0.05, 0.06), (1.0, 0.002, 0.04)))
+    return Board((Row(text, 1, 1, text, text, text, text, 0.0, connection, trips),), is_whole=False, note=text)
+
+
+def test_what_comes_from_outside_is_escaped() -> None:
+    text = markup.page(board_with(HOSTILE), f"/{HOSTILE}.json")
+    assert "<img" not in text and "onerror=alert(1)>" not in text
+    assert text.count("&lt;img src=x onerror=alert(1)&gt;&quot;&amp;&#x27;") > 5
+
+
+def test_the_script_is_given_the_same_cells(page: StatusPage) -> None:
+    board = board_with("plain")
+    text = markup.page(board, "/s.json")
+    row = json.loads(markup.as_json(board))["page"]["rows"][0]
+    assert re.findall(r"<td[^>]*>(?:<svg.*?</svg>)?(.*?)</td>", text) == row["cells"]
+    assert f'points="{row["lines"]["mean"]}"' in text and "50 ms" not in row["cells"][markup.CHART]
+    assert "60 ms worst" in row["lines"]["label"]
+
+
+def test_no_password_is_on_it(make: Callable[..., Transport]) -> None:
+    transport = make(url="amqp://user:hunter2@127.0.0.1:1")
+    transport.warm()
+    page = StatusPage(transport, "/status")
+    shown = wait_until(lambda: re.search(b"refused", ask(page, **LOCAL)[2]), 5.0, "the failure on the page")
+    assert b"hunter2" not in shown.string
+    assert b"hunter2" not in ask(page, **LOCAL | {"PATH_INFO": "/status.json"})[2]
+    (file,) = Path(str(transport.settings.run_dir)).iterdir()
+    assert b"hunter2" not in file.read_bytes()
+
+
+def test_a_mounted_page_asks_for_its_json_there(page: StatusPage) -> None:
+    assert b'data-source="/shop/status.json"' in ask(page, **LOCAL | {"SCRIPT_NAME": "/shop"})[2]
+
+
+def test_without_a_run_directory_it_says_so(make: Callable[..., Transport]) -> None:
+    transport = make(run_dir=None)
+    transport.publish(b"x", "nobody", mandatory=False)
+    text = ask(StatusPage(transport, "/status"), **LOCAL)[2].decode()
+    assert "This process only" in text and "1 connections of 1 workers, all ready" in text
+
+
+def test_the_middleware_serves_it_only_where_it_is_asked_to(transport: Transport) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"the application"]
+
+    assert ask(MessagingMiddleware(app, transport), **LOCAL)[2] == b"the application"
+    wrapped = MessagingMiddleware(app, transport, status_path="/status", status_token=TOKEN)
+    assert ask(wrapped, **LOCAL)[0] == "403 Forbidden"
+    assert is_shown(wrapped, **REMOTE | {"HTTP_X_STATUS_TOKEN": TOKEN})
+    assert ask(wrapped, **LOCAL | {"PATH_INFO": "/status/"})[2] == b"the application"
+
+
+def test_a_board_of_other_versions_is_still_a_page() -> None:
+    empty = Board((), is_whole=True)
+    assert "0 connections of 0 workers" in markup.page(empty, "/s.json")
+    row = board_with("x").rows[0]
+    assert markup.cells(replace(row, round_trips=RoundTripsSeen()))[markup.CHART] == "-"

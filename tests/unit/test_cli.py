@@ -1,0 +1,219 @@
+"""cli/: help, exit statuses, and the commands `hooks` and `serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from wsgi_messaging.cli import COMMANDS, hooks, main, serve
+
+APPLICATION = """
+import os
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{VERSION} {os.getpid()} {environ['wsgi.multiprocess']}".encode()]
+
+def make():
+    return application
+
+VERSION = "one"
+number = 7
+"""
+
+
+def usage_error(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usage_error("--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_that_tells_its_exit_statuses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("werkzeug")
+    assert usage_error(command, "--help") == 0
+    assert "Exit status:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("nothing",), ("hooks",), ("hooks", "--list", "--copy", "x"), ("serve",)])
+def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
+    assert usage_error(*arguments) == 2
+
+
+def test_help_imports_no_command() -> None:
+    program = (
+        "import sys; from wsgi_messaging.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: sys.stderr.write(' '.join(name for name in sys.modules if name.startswith('wsgi_messaging.cli')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert done.stderr == "wsgi_messaging.cli"
+
+
+def test_hooks_list_names_files_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hooks", "--list"]) == 0
+    folder, *rows = capsys.readouterr().out.splitlines()
+    files = [row.split()[1] for row in rows]
+    assert len(files) == len(hooks.FILES)
+    assert all((Path(folder.removeprefix("# ")) / file).is_file() for file in files)
+
+
+def test_hooks_are_short_and_all_are_listed() -> None:
+    shipped = {path.name: path.read_text() for path in hooks.find("hooks").iterdir() if path.is_file()}
+    assert sorted(shipped) == sorted(file for file, _ in hooks.FILES.values())
+    assert all(text.count("\n") <= 30 for text in shipped.values())
+
+
+def test_hooks_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new" / "place"
+    assert main(["hooks", "--copy", str(target)]) == 0
+    assert len(list(target.iterdir())) == len(hooks.FILES)
+    assert str(target / "uwsgi.ini") in capsys.readouterr().out
+
+
+def test_hooks_copy_of_one_server_overwrites_only_when_told(tmp_path: Path) -> None:
+    copied = tmp_path / "uwsgi.ini"
+    copied.write_text("mine")
+    assert main(["hooks", "--copy", str(tmp_path), "--server", "uwsgi"]) == 1
+    assert copied.read_text() == "mine"
+    assert main(["hooks", "--copy", str(tmp_path), "--server", "uwsgi", "--force"]) == 0
+    assert copied.read_text() != "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["uwsgi.ini"]
+
+
+def test_hooks_copy_to_an_impossible_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["hooks", "--copy", str(tmp_path / "file" / "below")]) == 1
+    assert "cannot copy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "served_by_a_test.py").write_text(APPLICATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("served_by_a_test", None)
+
+
+@pytest.mark.parametrize("name", ["", ":application", ":make()"])
+def test_an_application_is_loaded_by_name(project: Path, name: str) -> None:
+    assert serve.load(f"served_by_a_test{name}").__name__ == "application"
+
+
+def test_what_is_no_application_is_refused(project: Path) -> None:
+    with pytest.raises(TypeError, match="not a WSGI application"):
+        serve.load("served_by_a_test:number")
+
+
+def test_serve_without_processes_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("werkzeug")
+    assert main(["serve", "nothing:here", "--processes", "0"]) == 2
+    assert "--processes" in capsys.readouterr().err
+
+
+class Served:
+    """`wsgi-messaging serve` in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "wsgi_messaging", "serve", *arguments, "--port", "0", "--quiet"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self, having: str) -> str:
+        """The next line of the master that has this in it; pytest-timeout bounds the wait."""
+        assert self.process.stderr is not None
+        seen = []
+        for line in self.process.stderr:
+            if having in line:
+                return line
+            seen.append(line)
+        raise AssertionError(f"no {having!r} in {seen}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def start(project: Path) -> Iterator[Callable[..., Served]]:
+    pytest.importorskip("werkzeug")
+    started: list[Served] = []
+
+    def start(*arguments: str) -> Served:
+        started.append(Served(project, *arguments))
+        return started[-1]
+
+    yield start
+    for served in started:
+        if served.process.poll() is None:
+            served.process.kill()
+            served.process.wait()
+        assert served.process.stderr is not None
+        served.process.stderr.close()
+
+
+def get(line: str) -> list[str]:
+    url = next(word for word in line.split() if word.startswith("http://"))
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode()).split()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at
+
+
+def test_serve_reloads_replaces_and_ends(project: Path, start: Callable[..., Served]) -> None:
+    served = start("served_by_a_test", "--processes", "2", "--threads")
+    first = served.line("serving http://")
+    workers = first.rstrip(")\n").split()[-2:]
+    version, pid, multiprocess = get(first)
+    assert (version, pid in workers, multiprocess) == ("one", True, "True")
+
+    (project / "served_by_a_test.py").write_text(APPLICATION.replace("one", "two"))
+    served.process.send_signal(signal.SIGHUP)
+    second = served.line("serving http://")
+    # The old workers may take some more requests before they end.
+    wait_for(lambda: [get(second)[0] for _ in range(8)] == ["two"] * 8)
+
+    (project / "served_by_a_test.py").write_text("raise OSError('broken')")
+    served.process.send_signal(signal.SIGHUP)
+    served.line("reload given up")
+    assert get(second)[0] == "two"
+
+    (project / "served_by_a_test.py").write_text(APPLICATION)
+    os.kill(int(second.rstrip(")\n").split()[-1]), signal.SIGKILL)
+    assert "(exit -9)" in served.line("ended unasked")
+    assert served.stop() == 0
+
+
+def test_serve_ends_when_the_application_cannot_be_imported(start: Callable[..., Served]) -> None:
+    served = start("no_such_module_anywhere")
+    served.line("ModuleNotFoundError")
+    served.line("did not start")
+    assert served.process.wait(15) == 1
+
+
+def test_serve_ends_on_ctrl_c(start: Callable[..., Served]) -> None:
+    served = start("served_by_a_test")
+    served.line("serving http://")
+    assert served.stop(signal.SIGINT) == 0

@@ -1,0 +1,293 @@
+"""Subscriptions: made, refused, ended by either side, and made again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.wire import closed, inbound, methods
+from wsgi_messaging.connection import codec, frames, topology
+from wsgi_messaging.connection.channels import Channels
+from wsgi_messaging.connection.consuming import RETRY_AFTER, Consumers, Delivered, Subscription
+from wsgi_messaging.connection.frames import Inbound
+from wsgi_messaging.connection.topology import Topology
+from wsgi_messaging.errors import Closed, ConnectFailed, DeclarationRefused
+from wsgi_messaging.runtime.waiting import Mailbox
+
+NOW = 100.0
+OPENING = ["channel.open", "basic.qos", "basic.consume"]
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.channels = Channels()
+        self.topology = Topology()
+        self.warnings: list[str] = []
+        self.consumers = Consumers(self.channels, self.topology, self.warnings.append)
+        self.notified: list[str] = []
+
+    def declare(self, queue: str) -> None:
+        self.topology.record(
+            topology.declare_queue(
+                queue, passive=False, durable=False, exclusive=False, auto_delete=False, arguments={}
+            )
+        )
+        self.topology.record(topology.bind_queue(queue, "exchange", "key", {}))
+
+    def add(self, queue: str = "q") -> Subscription:
+        subscription = Subscription(
+            queue, tag=f"tag-{queue}", prefetch=7, mailbox=Mailbox(), notify=lambda: self.notified.append(queue)
+        )
+        self.consumers.add(subscription, NOW)
+        return subscription
+
+    def active(self, queue: str = "q") -> Subscription:
+        subscription = self.add(queue)
+        self.advance()
+        self.accept(subscription)
+        return subscription
+
+    def accept(self, subscription: Subscription) -> None:
+        self.answer(inbound(subscription.channel, frames.BASIC_CONSUME_OK, "s", subscription.tag))
+        assert subscription.is_active
+
+    def advance(self, now: float = NOW) -> list[tuple[int, str]]:
+        return methods(self.consumers.advance(now))
+
+    def answer(self, answer: Inbound, now: float = NOW) -> list[tuple[int, str]]:
+        return methods(self.channels.dispatch(answer, now))
+
+
+def delivery(channel: int, tag: int = 1) -> Inbound:
+    return inbound(channel, frames.BASIC_DELIVER, "sLbss", "tag", tag, False, "", "q", body=b"body")
+
+
+def cancelled(subscription: Subscription) -> Inbound:
+    return inbound(subscription.channel, frames.BASIC_CANCEL, "sb", subscription.tag, True)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_subscribe(desk: Desk) -> None:
+    subscription = desk.add()
+    assert desk.consumers.due_at() <= NOW
+    written = desk.consumers.advance(NOW)
+    assert methods(written) == [(2, name) for name in OPENING]
+    assert codec.arguments("lBb", 0, 7, False) in written
+    assert not subscription.is_active and not desk.notified
+    desk.accept(subscription)
+    assert desk.notified == ["q"]
+    assert desk.consumers.due_at() == float("inf")
+    assert desk.advance() == []
+    assert len(desk.consumers) == 1
+
+
+def test_each_has_a_channel_of_its_own(desk: Desk) -> None:
+    assert {desk.active("a").channel, desk.active("b").channel} == {2, 3}
+
+
+def test_deliveries_go_to_the_mailbox_and_can_be_settled(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.answer(delivery(2, 5))
+    delivered = subscription.mailbox.get(0)
+    assert delivered is not None and delivered.inbound.body == b"body"
+    assert methods(desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 5, False))) == [
+        (2, "basic.ack")
+    ]
+    assert desk.consumers.delivered == 1
+
+
+def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
+    """Its tag means another message now, or none: that would be a channel error."""
+    subscription = desk.active()
+    desk.answer(delivery(2))
+    desk.answer(delivery(2, 2))
+    delivered = subscription.mailbox.get(0)
+    assert delivered is not None
+    desk.channels.lost(), desk.consumers.lost()
+    assert len(subscription.mailbox) == 0, "the rest comes again over the next connection"
+    assert not subscription.is_active
+    assert desk.advance() == [(2, name) for name in OPENING]
+    desk.accept(subscription)
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 1, False)) == b""
+    desk.answer(delivery(2))
+    again = subscription.mailbox.get(0)
+    assert again is not None and again.generation != delivered.generation
+
+
+def test_a_missing_queue_is_the_callers_error(desk: Desk) -> None:
+    subscription = desk.add()
+    desk.advance()
+    assert desk.answer(closed(2, 404, "NOT_FOUND - no queue 'q'")) == [(2, "channel.close-ok")]
+    assert isinstance(subscription.error, DeclarationRefused)
+    assert subscription.error.reply_code == 404
+    assert desk.notified == ["q"]
+    assert len(desk.consumers) == 0
+    assert not desk.warnings
+
+
+def test_a_missing_queue_of_ours_is_made_again(desk: Desk) -> None:
+    desk.declare("q")
+    subscription = desk.add()
+    desk.advance()
+    written = desk.answer(closed(2, 404))
+    assert [name for _channel, name in written] == [
+        "channel.close-ok",
+        "channel.open",
+        "queue.declare",
+        "queue.bind",
+        "basic.qos",
+        "basic.consume",
+    ]
+    desk.accept(subscription)
+    assert subscription.error is None
+
+
+def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:
+    desk.declare("q")
+    subscription = desk.add()
+    desk.advance()
+    desk.answer(closed(2, 404))
+    desk.answer(closed(2, 404))
+    assert isinstance(subscription.error, DeclarationRefused)
+    assert len(desk.consumers) == 0
+
+
+def test_cancelled_by_the_broker_it_subscribes_again_at_once(desk: Desk) -> None:
+    desk.declare("q")
+    subscription = desk.active()
+    assert desk.answer(cancelled(subscription)) == [(2, "channel.close"), *[(3, name) for name in OPENING]]
+    assert not subscription.is_active
+    desk.answer(closed(3, 404))
+    desk.accept(subscription)
+    assert len(desk.warnings) == 1
+    assert "the consumer of queue 'q' was cancelled by the broker" in desk.warnings[0]
+
+
+def test_a_queue_that_stays_away_is_tried_every_second_and_said_once(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.answer(cancelled(subscription))
+    now = NOW
+    for _ in range(5):
+        desk.answer(closed(subscription.channel, 404), now)
+        assert desk.consumers.due_at() == now + RETRY_AFTER
+        assert desk.advance(now + RETRY_AFTER - 0.01) == []
+        now += RETRY_AFTER
+        assert [name for _channel, name in desk.advance(now)] == OPENING
+    desk.accept(subscription)
+    assert len(desk.warnings) == 1
+    desk.answer(cancelled(subscription), now)
+    assert len(desk.warnings) == 2, "another loss is another line"
+
+
+def test_a_channel_closed_under_an_active_consumer(desk: Desk) -> None:
+    """RabbitMQ ends a consumer that does not acknowledge for half an hour with 406."""
+    subscription = desk.active()
+    written = desk.answer(closed(2, 406, "PRECONDITION_FAILED - delivery acknowledgement timed out"))
+    assert [name for _channel, name in written] == ["channel.close-ok", *OPENING]
+    desk.accept(subscription)
+    assert "ended: 406 PRECONDITION_FAILED" in desk.warnings[0]
+
+
+def test_others_are_not_touched(desk: Desk) -> None:
+    one, two = desk.active("one"), desk.active("two")
+    desk.answer(cancelled(one))
+    assert two.is_active and two.channel == 3
+
+
+def test_stop_and_remove(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.answer(delivery(2))
+    delivered = subscription.mailbox.get(0)
+    assert delivered is not None
+    assert methods(desk.consumers.stop(subscription)) == [(2, "basic.cancel")]
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) != b"", "what is being handled can be settled"
+    assert methods(desk.consumers.remove(subscription)) == [(2, "channel.close")]
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) == b""
+    assert desk.consumers.remove(subscription) == b""
+    assert len(desk.consumers) == 0
+    assert desk.answer(delivery(2)) == [], "what still comes is nobody's"
+
+
+def test_stop_before_it_was_made(desk: Desk) -> None:
+    subscription = desk.add()
+    assert desk.consumers.stop(subscription) == b""
+    assert desk.consumers.remove(subscription) == b""
+    assert desk.advance() == []
+
+
+def test_cancelled_ones_stay_cancelled_over_a_reconnect(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.consumers.stop(subscription)
+    desk.channels.lost(), desk.consumers.lost()
+    assert desk.advance(NOW + 100) == []
+    assert len(desk.consumers) == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_the_brokers_cancel_that_crosses_ours_ends_it_all_the_same(desk: Desk, how: str) -> None:
+    subscription = desk.active()
+    desk.consumers.stop(subscription)
+    written = desk.answer(cancelled(subscription) if how == "cancel" else closed(2, 404))
+    assert "basic.consume" not in [name for _channel, name in written]
+    desk.consumers.remove(subscription)
+    assert desk.advance(NOW + 100) == []
+    assert not desk.warnings
+
+
+def test_refuse_new_tells_only_those_who_wait(desk: Desk) -> None:
+    old = desk.active("old")
+    desk.channels.lost(), desk.consumers.lost()
+    new = desk.add("new")
+    desk.consumers.refuse_new(ConnectFailed("no", is_permanent=True))
+    assert isinstance(new.error, ConnectFailed) and new.error.is_permanent
+    assert old.error is None
+    assert desk.notified == ["old", "new"]
+    assert len(desk.consumers) == 1
+
+
+def test_give_up_ends_all(desk: Desk) -> None:
+    old, new = desk.active("old"), desk.add("new")
+    desk.consumers.give_up(Closed("closed"))
+    assert isinstance(old.error, Closed) and isinstance(new.error, Closed)
+    assert old.is_cancelled and new.is_cancelled
+    assert desk.notified == ["old", "old", "new"]
+    assert len(desk.consumers) == 0
+
+
+def test_a_method_for_nobody_is_passed_over(desk: Desk) -> None:
+    assert desk.consumers.on_method(delivery(9), NOW) == b""
+    subscription = desk.active()
+    assert desk.answer(inbound(subscription.channel, frames.BASIC_QOS_OK)) == []
+
+
+def test_delivered_keeps_what_came() -> None:
+    assert Delivered._fields == ("subscription", "generation", "inbound")
+
+
+def test_a_callback_that_nears_the_brokers_patience_is_warned_about_once() -> None:
+    desk = Desk()
+    subscription = desk.active()
+    subscription.warn_after = 10.0
+    subscription.begun_at["one"] = NOW
+    subscription.begun_at["two"] = NOW + 5.0
+    desk.advance(NOW + 10.0)
+    assert desk.warnings == []
+    desk.advance(NOW + 10.5)
+    desk.advance(NOW + 99.0)
+    assert len(desk.warnings) == 1
+    assert "consumer_timeout" in desk.warnings[0]
+
+
+def test_a_callback_that_runs_for_too_long_is_warned_about_once(desk: Desk) -> None:
+    subscription = desk.active()
+    subscription.warn_after = 60.0
+    subscription.begun_at["one"] = NOW
+    desk.advance(NOW + 60)
+    assert not desk.warnings
+    for _ in range(2):
+        desk.advance(NOW + 61)
+    assert len(desk.warnings) == 1
+    assert "has run for 61 s" in desk.warnings[0]

@@ -1,0 +1,182 @@
+"""The middleware hands the transport over and changes nothing else."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from wsgi_messaging import (
+    ConfigurationError,
+    Expired,
+    MessagingMiddleware,
+    Settings,
+    Transport,
+    current_transport,
+    deadline,
+    get_transport,
+    remaining_time,
+)
+from wsgi_messaging.runtime import native
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    with Transport("amqp://host", name="app") as made:
+        yield made
+
+
+class App:
+    """Keeps the environ and gives `result`."""
+
+    def __init__(self, result: Iterable[bytes] = (b"body",)) -> None:
+        self.result = result
+        self.environ: dict[str, Any] = {}
+        self.current: object = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self.environ = environ
+        self.current = current_transport()
+        start_response("200 OK", [])
+        return self.result
+
+
+def request(app: Any) -> Any:
+    """A request in a context of its own, as servers' threads and greenlets have."""
+    return contextvars.copy_context().run(app, {"REQUEST_METHOD": "GET"}, lambda status, headers: None)
+
+
+def test_the_environ_has_the_transport(transport: Transport) -> None:
+    app = App()
+    request(MessagingMiddleware(app, transport))
+    assert app.environ["wsgi_messaging.transport"] is transport
+    assert get_transport(app.environ) is transport
+    assert app.current is transport
+    assert transport.status().connections == (), "a request opens nothing"
+
+
+@pytest.mark.parametrize("result", [[b"list"], (b"tuple",), iter([b"iterator"])], ids=lambda each: type(each).__name__)
+def test_the_iterable_itself_is_returned(transport: Transport, result: Iterable[bytes]) -> None:
+    """uWSGI and others decide by its identity whether they may send a file without copying it."""
+    assert request(MessagingMiddleware(App(result), transport)) is result
+
+
+def test_an_exception_passes(transport: Transport) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        raise LookupError("the application's")
+
+    with pytest.raises(LookupError):
+        request(MessagingMiddleware(app, transport))
+
+
+def test_settings_make_a_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSGI_MESSAGING_URL", "amqp://from-the-environment")
+    middleware = MessagingMiddleware(App(), heartbeat=7)
+    assert middleware.transport.settings.heartbeat == 7
+    assert middleware.transport.settings.brokers[0].host == "from-the-environment"
+    middleware.transport.close()
+
+
+def test_wrong_settings_fail_when_the_application_is_wrapped(transport: Transport) -> None:
+    with pytest.raises(ConfigurationError, match="^heartbeat: "):
+        MessagingMiddleware(App(), heartbeat=0.5)
+    with pytest.raises(ConfigurationError, match="^hartbeat: no such setting"):
+        MessagingMiddleware(App(), hartbeat=5)
+    with pytest.raises(ConfigurationError, match="^heartbeat: give settings to the transport"):
+        MessagingMiddleware(App(), transport, heartbeat=5)
+
+
+def test_not_wrapped() -> None:
+    with pytest.raises(ConfigurationError, match="wrap the application in wsgi_messaging.MessagingMiddleware"):
+        get_transport({})
+    with pytest.raises(ConfigurationError, match="no request is being served here"):
+        contextvars.Context().run(current_transport)
+
+
+def test_the_current_transport_stands_for_it(transport: Transport) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[object]:
+        return [current_transport.settings, repr(current_transport)]
+
+    assert request(MessagingMiddleware(app, transport)) == [  # type: ignore[arg-type]
+        transport.settings,
+        f"<current_transport {transport!r}>",
+    ]
+
+
+# The transport as far as it needs no broker.
+
+
+def test_a_transport_is_configured_by_its_url_by_settings_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMQP_URL", "amqp://from-the-environment")
+    monkeypatch.setenv("WSGI_MESSAGING_TIMEOUT", "3")
+    for transport, host, timeout in [
+        (Transport(), "from-the-environment", 3.0),
+        (Transport("amqp://given"), "given", 3.0),
+        (Transport(settings=Settings(url="amqp://set")), "set", 10.0),
+        (Transport("amqp://given", settings=Settings(url="amqp://set", timeout=4.0)), "given", 4.0),
+    ]:
+        assert (transport.settings.brokers[0].host, transport.settings.timeout) == (host, timeout)
+        transport.close()
+    named = Transport("amqp://h", name="shop")
+    assert named.settings.app == named.status().name == "shop"
+    named.close()
+
+
+def test_bad_settings_fail_where_they_are_given() -> None:
+    for url in ("redis://h", "amqp://h:port", "amqp://h?hartbeat=1"):
+        with pytest.raises(ConfigurationError, match="^url: "):
+            Transport(url)
+
+
+def remaining(environ: dict[str, Any], **options: Any) -> float | None:
+    """What is left of a request's time as its application sees it."""
+    seen: list[float | None] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(remaining_time())
+        return []
+
+    with Transport("amqp://host") as transport:
+        wrapped = MessagingMiddleware(app, transport, **options)
+        context = contextvars.copy_context()
+        context.run(wrapped, {"REQUEST_METHOD": "GET", **environ}, lambda status, headers: None)
+        context.run(wrapped, {"REQUEST_METHOD": "GET"}, lambda status, headers: None)
+    assert seen[1] == (None if "deadline" not in options else pytest.approx(options["deadline"], abs=1.0)), "the next"
+    return seen[0]
+
+
+HEADER = {"deadline_header": "X-Timeout"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "expected"),
+    [
+        ({}, {}, None),
+        ({"HTTP_X_TIMEOUT": "5"}, {}, None),
+        ({}, {"deadline": 30.0}, 30.0),
+        ({"HTTP_X_TIMEOUT": "5"}, HEADER, 5.0),
+        ({"HTTP_X_TIMEOUT": "5"}, {**HEADER, "deadline": 30.0}, 5.0),
+        ({"HTTP_X_TIMEOUT": "50"}, {**HEADER, "deadline": 30.0}, 30.0),
+        ({"HTTP_X_TIMEOUT": "-1"}, HEADER, 0.0),
+        ({"HTTP_X_TIMEOUT": "soon"}, HEADER, None),
+        ({"HTTP_X_TIMEOUT": "nan"}, {**HEADER, "deadline": 30.0}, 30.0),
+    ],
+)
+def test_the_requests_deadline(environ: dict[str, Any], options: dict[str, Any], expected: float | None) -> None:
+    assert remaining(environ, **options) == (None if expected is None else pytest.approx(expected, abs=1.0))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "5", True, float("nan"), float("inf")])
+def test_a_bad_deadline_is_named(transport: Transport, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="^deadline: "):
+        MessagingMiddleware(App(), transport, deadline=value)
+
+
+def test_a_publish_ends_with_the_request(transport: Transport) -> None:
+    """Nobody listens on that port: the publish would wait its own ten seconds."""
+    begun = native.monotonic()
+    with deadline(0.2), Transport("amqp://127.0.0.1:1//") as unreachable, pytest.raises(Expired):
+        unreachable.publish("x", "q")
+    assert native.monotonic() - begun < 2.0

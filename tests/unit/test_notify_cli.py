@@ -1,0 +1,83 @@
+"""`wsgi-messaging notify` and `listen`, together over the embedded broker."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from tests.harness.processes import ROOT, environment
+from wsgi_messaging import ConfigurationError
+from wsgi_messaging.cli import listen, notify
+from wsgi_messaging.devbroker import DevBroker
+
+
+def run(command: ModuleType, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    command.add_parser(subparsers)
+    name = command.__name__.rpartition(".")[2]
+    return int(command.run(parser.parse_args([name, *arguments])))
+
+
+LISTEN = """
+import argparse, sys
+from wsgi_messaging.cli import listen
+parser = argparse.ArgumentParser()
+listen.add_parser(parser.add_subparsers())
+sys.exit(listen.run(parser.parse_args(["listen", *sys.argv[1:]])))
+"""
+
+
+@pytest.mark.parametrize("ending", ["count", "SIGTERM"])
+def test_what_notify_sends_listen_shows(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with DevBroker() as broker:
+        options = ["--url", broker.url, "--topic", "t", "--exchange", "x"]
+        count = ["--count", "2"] if ending == "count" else []
+        listening = subprocess.Popen(
+            [sys.executable, "-c", LISTEN, *options, *count, "--event-type", "image"],
+            env=environment(PYTHONPATH=str(ROOT)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert listening.stdout is not None and listening.stderr is not None
+            assert "listening" in listening.stderr.readline()
+            for event_type, payload, extra in (
+                ("server.create", "0", []),
+                ("image.create", '{"id": "é"}', ["--priority", "error"]),
+                ("image.delete", "2", ["--format", "1.0"]),
+            ):
+                assert run(notify, payload, *options, "--event-type", event_type, *extra) == 0
+            shown = [json.loads(listening.stdout.readline()) for _ in range(2)]
+            if ending == "SIGTERM":
+                listening.terminate()
+            assert listening.wait(10.0) == 0
+        finally:
+            if listening.poll() is None:
+                listening.kill()
+            listening.communicate()
+    assert sorted((each["priority"], each["event_type"], str(each["payload"])) for each in shown) == [
+        ("error", "image.create", "{'id': 'é'}"),
+        ("info", "image.delete", "2"),
+    ]
+    assert "confirmed: image.create to t.error of exchange x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: run(notify, "{", "--url", "amqp://127.0.0.1"),
+        lambda: run(listen, "--event-type", "(", "--url", "amqp://127.0.0.1"),
+        lambda: run(listen, "--count", "0", "--url", "amqp://127.0.0.1"),
+    ],
+)
+def test_wrong_arguments_are_said(wrong: Callable[[], int]) -> None:
+    with pytest.raises(ConfigurationError):
+        wrong()

@@ -1,0 +1,431 @@
+"""NotificationListener in memory: dispatch, filters, results, pools, batches, and hostile messages."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kombu import Queue
+
+from tests.harness.waiting import wait_until
+from wsgi_messaging import ConfigurationError, DeclarationRefused
+from wsgi_messaging.notify import NotificationFilter, NotificationListener, NotificationResult, Notifier
+from wsgi_messaging.rpc import QueueFlags, Target
+from wsgi_messaging.testing import MemoryTransport
+
+PRIORITIES = ["audit", "debug", "info", "warn", "error", "critical", "sample"]
+
+
+@pytest.fixture
+def transport() -> Iterator[MemoryTransport]:
+    made = MemoryTransport()
+    yield made
+    made.close()
+
+
+class Endpoint:
+    """Keeps what its methods are called with, and returns, or raises, `result`."""
+
+    def __init__(self, *priorities: str, result: Any = None, rule: NotificationFilter | None = None) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.result = result
+        if rule is not None:
+            self.filter_rule = rule
+        for priority in priorities:
+            setattr(self, priority, self._method(priority))
+
+    def _method(self, priority: str) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            self.seen.append((priority, *arguments))
+            if isinstance(self.result, BaseException):
+                raise self.result
+            return self.result() if callable(self.result) else self.result
+
+        return called
+
+    @property
+    def payloads(self) -> list[Any]:
+        return [arguments[4] for arguments in self.seen]
+
+
+def listening(transport: MemoryTransport, *endpoints: Endpoint, **options: Any) -> NotificationListener:
+    return NotificationListener(transport, ["notifications"], endpoints, **options)
+
+
+def raw(transport: MemoryTransport, body: Any, **options: Any) -> None:
+    """Publish what no notifier would."""
+    text = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    options = {"content_type": "application/json", **options}
+    transport.publish(text, "notifications.info", "openstack", **options)
+
+
+def enveloped(inner: Any, version: str = "2.0") -> dict[str, Any]:
+    return {"oslo.version": version, "oslo.message": inner if isinstance(inner, str) else json.dumps(inner)}
+
+
+GOOD = {"priority": "INFO", "payload": "good", "event_type": "e", "publisher_id": "p"}
+
+
+@pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
+def test_every_priority_reaches_the_method_of_its_name(transport: MemoryTransport, driver: str) -> None:
+    endpoint = Endpoint(*PRIORITIES)
+    notifier = Notifier(transport, "pub", drivers=driver)
+    with listening(transport, endpoint) as listener:
+        for priority in PRIORITIES:
+            getattr(notifier, priority)({}, "an.event", {"p": priority})
+        assert transport.drain()
+    assert sorted(arguments[0] for arguments in endpoint.seen) == sorted(PRIORITIES)
+    for priority, ctxt, publisher_id, event_type, payload, metadata in endpoint.seen:
+        assert (ctxt, publisher_id, event_type, payload) == ({}, "pub", "an.event", {"p": priority})
+        assert set(metadata) == {"message_id", "timestamp"}
+    assert listener.status().handled == 7
+
+
+def test_only_the_priorities_that_have_a_method_are_listened_to(transport: MemoryTransport) -> None:
+    with listening(transport, Endpoint("info"), Endpoint("error")) as listener:
+        assert sorted(listener.status().queues) == ["notifications.error", "notifications.info"]
+
+
+def test_several_targets_in_several_exchanges(transport: MemoryTransport) -> None:
+    endpoint = Endpoint("info")
+    targets = ["a", Target(topic="b", exchange="nova"), Target(topic="c")]
+    with NotificationListener(transport, targets, [endpoint], exchange="neutron"):
+        Notifier(transport, "p", topics=["a", "c"], exchange="neutron").info({}, "e", 1)
+        Notifier(transport, "p", topics=["b"], exchange="nova").info({}, "e", 2)
+        assert transport.drain()
+    assert sorted(endpoint.payloads) == [1, 1, 2]
+
+
+def test_filters_and_several_endpoints(transport: MemoryTransport) -> None:
+    images = Endpoint("info", rule=NotificationFilter(event_type=r"^image\."))
+    everything = Endpoint("info")
+    with listening(transport, images, everything) as listener:
+        notifier = Notifier(transport, "p")
+        notifier.info({}, "image.create", 1)
+        notifier.info({}, "server.create", 2)
+        assert transport.drain()
+    assert images.payloads == [1]
+    assert sorted(everything.payloads) == [1, 2]
+    assert listener.status().ignored == 0
+
+
+def test_what_nobody_wants_is_acknowledged_and_counted(transport: MemoryTransport) -> None:
+    with listening(transport, Endpoint("info", rule=NotificationFilter(event_type="never"))) as listener:
+        Notifier(transport, "p").info({}, "e", 1)
+        raw(transport, enveloped({**GOOD, "priority": "FATAL"}))
+        assert transport.drain()
+    assert (listener.status().ignored, listener.status().handled) == (2, 2)
+
+
+@pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no"), SystemExit()])
+def test_requeue_brings_it_again(transport: MemoryTransport, result: Any) -> None:
+    endpoint = Endpoint("info", result=result)
+    with listening(transport, endpoint, allow_requeue=True, pool_size=1) as listener:
+        Notifier(transport, "p").info({}, "e", 1)
+        wait_until(lambda: len(endpoint.seen) >= 3, 5.0, "a third delivery")
+        endpoint.result = NotificationResult.HANDLED
+        assert transport.drain()
+    assert listener.status().requeued >= 2
+    assert (listener.status().handled, listener.status().duplicates) == (1, 0)
+
+
+@pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no"), SystemExit()])
+def test_without_allow_requeue_it_is_acknowledged(transport: MemoryTransport, result: Any) -> None:
+    endpoint = Endpoint("info", result=result)
+    with listening(transport, endpoint) as listener:
+        Notifier(transport, "p").info({}, "e", 1)
+        assert transport.drain()
+    assert len(endpoint.seen) == 1
+    assert listener.status().requeued == 0
+
+
+def test_an_endpoint_that_wants_it_again_keeps_it_from_the_next(transport: MemoryTransport) -> None:
+    first, second = Endpoint("info", result=NotificationResult.REQUEUE), Endpoint("info")
+    with listening(transport, first, second):
+        Notifier(transport, "p").info({}, "e", 1)
+        assert transport.drain()
+    assert (len(first.seen), len(second.seen)) == (1, 0)
+
+
+def test_a_pool_gets_copies_and_shares_them(transport: MemoryTransport) -> None:
+    alone, one, two = Endpoint("info", "error"), Endpoint("info", "error"), Endpoint("info", "error")
+    with (
+        listening(transport, alone),
+        listening(transport, one, pool="auditors") as listener,
+        listening(transport, two, pool="auditors"),
+    ):
+        notifier = Notifier(transport, "p")
+        for number in range(10):
+            notifier.info({}, "e", number)
+            notifier.error({}, "e", number)
+        assert transport.drain()
+        assert listener.status().queues == ("auditors",)
+    assert len(alone.seen) == 20
+    assert len(one.seen) + len(two.seen) == 20
+    assert one.seen and two.seen
+
+
+HOSTILE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "no JSON": ("{", {}),
+    "no UTF-8": (b"\xff\xfe{}", {}),
+    "nested 5,000 deep": ("[" * 5000 + "]" * 5000, {}),
+    "a number": (3, {}),
+    "a list": ([GOOD], {}),
+    "null": ("null", {}),
+    "content type": (enveloped(GOOD), {"content_type": "text/plain"}),
+    "encoding": (json.dumps(enveloped(GOOD)).encode(), {"properties": {"content_encoding": "binary"}}),
+    "envelope 2.1": (enveloped(GOOD, "2.1"), {}),
+    "envelope 1.0": (enveloped(GOOD, "1.0"), {}),
+    "envelope of no text": ({"oslo.version": 2, "oslo.message": {}}, {}),
+    "inner no JSON": (enveloped("{"), {}),
+    "inner a list": (enveloped([1]), {}),
+    "no priority": (enveloped({"payload": 1}), {}),
+    "priority a number": (enveloped({**GOOD, "priority": 3}), {}),
+    "empty object": ({}, {}),
+    "compressed": (enveloped(GOOD), {"headers": {"compression": "application/x-gzip"}}),
+    "compressed by what": (enveloped(GOOD), {"headers": {"compression": "application/x-7z"}}),
+    "headers of everything": ({}, {"headers": {"a": None, "b": [1, {"c": b"x"}], "d": 1.5}}),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_no_message_stalls_a_listener_with_prefetch_1(transport: MemoryTransport, kind: str, batch: Any) -> None:
+    """oslo.messaging leaves a duplicate unacknowledged, and its listener with prefetch 1 stalls for ever."""
+    body, options = HOSTILE[kind]
+    endpoint = Endpoint("info")
+    with listening(transport, endpoint, prefetch=1, pool_size=1, **batch) as listener:
+        raw(transport, body, **options)
+        raw(transport, enveloped(GOOD))
+        assert transport.drain()
+        assert len(endpoint.seen) == 1
+        assert listener.status().rejected == 1
+    assert transport.waiting("notifications.info") == []
+
+
+def test_what_is_rejected_can_be_dead_lettered(transport: MemoryTransport) -> None:
+    transport.declare(Queue("dead", durable=True))
+    flags = QueueFlags(arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+    with listening(transport, Endpoint("info"), flags=flags):
+        raw(transport, "{")
+        assert transport.drain()
+    assert [each.body for each in transport.waiting("dead")] == [b"{"]
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_a_duplicate_is_acknowledged_and_handled_once(transport: MemoryTransport, batch: Any) -> None:
+    endpoint = Endpoint("info")
+    with listening(transport, endpoint, prefetch=1, pool_size=1, **batch) as listener:
+        for _ in range(3):
+            raw(transport, enveloped({**GOOD, "_unique_id": "0123"}))
+        raw(transport, enveloped({**GOOD, "_unique_id": "4567"}))
+        assert transport.drain()
+    assert len(endpoint.seen) == 2
+    assert listener.status().duplicates == 2
+
+
+def test_a_serializer_that_fails_costs_that_message_only(transport: MemoryTransport) -> None:
+    class Serializer:
+        def deserialize_context(self, ctxt: Any) -> Any:
+            return {"read": ctxt}
+
+        def deserialize_entity(self, ctxt: Any, entity: Any) -> Any:
+            return entity["value"]
+
+        def serialize_context(self, ctxt: Any) -> Any:
+            return ctxt
+
+        def serialize_entity(self, ctxt: Any, entity: Any) -> Any:
+            return entity
+
+    endpoint = Endpoint("info")
+    with listening(transport, endpoint, serializer=Serializer(), allow_requeue=True) as listener:
+        raw(transport, enveloped(GOOD))
+        raw(transport, enveloped({**GOOD, "payload": {"value": 7}, "_context_user": "alice"}))
+        assert transport.drain()
+    assert endpoint.payloads == [7]
+    assert endpoint.seen[0][1] == {"read": {"user": "alice"}}
+    assert listener.status().rejected == 1
+
+
+# Batches.
+
+
+class Batch:
+    """An endpoint of a batch listener."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.batches: list[tuple[str, list[Any]]] = []
+        self.result = result
+
+    def info(self, messages: list[dict[str, Any]]) -> Any:
+        return self._take("info", messages)
+
+    def error(self, messages: list[dict[str, Any]]) -> Any:
+        return self._take("error", messages)
+
+    def _take(self, priority: str, messages: list[dict[str, Any]]) -> Any:
+        assert all(set(each) == {"ctxt", "publisher_id", "event_type", "payload", "metadata"} for each in messages)
+        self.batches.append((priority, [each["payload"] for each in messages]))
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def batching(transport: MemoryTransport, endpoint: Any, **options: Any) -> NotificationListener:
+    return NotificationListener(transport, ["notifications"], [endpoint], **options)
+
+
+def test_a_batch_of_so_many(transport: MemoryTransport) -> None:
+    endpoint = Batch()
+    with batching(transport, endpoint, batch_size=5, pool_size=1):
+        notifier = Notifier(transport, "p")
+        for number in range(12):
+            notifier.info({}, "e", number)
+        wait_until(lambda: len(endpoint.batches) == 2, 5.0, "two batches")
+    assert endpoint.batches == [("info", [0, 1, 2, 3, 4]), ("info", [5, 6, 7, 8, 9])]
+    assert len(transport.waiting("notifications.info")) == 2  # begun, not complete: back in the queue
+
+
+def test_a_batch_of_what_came_in_time(transport: MemoryTransport) -> None:
+    endpoint = Batch()
+    with batching(transport, endpoint, batch_size=100, batch_timeout=0.05):
+        for number in range(3):
+            Notifier(transport, "p").info({}, "e", number)
+        wait_until(lambda: endpoint.batches, 5.0, "a batch")
+        assert transport.drain()
+    assert [payload for _priority, payloads in endpoint.batches for payload in payloads] == [0, 1, 2]
+
+
+def test_a_batch_is_given_priority_by_priority(transport: MemoryTransport) -> None:
+    endpoint = Batch()
+    with batching(transport, endpoint, batch_size=4):
+        notifier = Notifier(transport, "p")
+        notifier.info({}, "e", 1)
+        notifier.error({}, "e", 2)
+        notifier.info({}, "e", 3)
+        notifier.error({}, "e", 4)
+        assert transport.drain()
+    assert sorted(endpoint.batches) == [("error", [2, 4]), ("info", [1, 3])]
+
+
+def test_a_filter_picks_out_of_a_batch(transport: MemoryTransport) -> None:
+    endpoint = Batch()
+    endpoint.filter_rule = NotificationFilter(event_type="image")  # type: ignore[attr-defined]
+    with batching(transport, endpoint, batch_size=3) as listener:
+        for event_type in ("image.a", "server.b", "image.c"):
+            Notifier(transport, "p").info({}, event_type, event_type)
+        assert transport.drain()
+    assert endpoint.batches == [("info", ["image.a", "image.c"])]
+    assert listener.status().handled == 3
+
+
+@pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no")])
+def test_a_batch_comes_again_as_a_whole(transport: MemoryTransport, result: Any) -> None:
+    endpoint = Batch(result)
+    with batching(transport, endpoint, batch_size=2, batch_timeout=0.05, pool_size=1, allow_requeue=True) as listener:
+        for number in range(2):
+            Notifier(transport, "p").info({}, "e", number)
+        wait_until(lambda: len(endpoint.batches) >= 2, 5.0, "a second try")
+        endpoint.result = None
+        assert transport.drain()
+    assert listener.status().handled == 2
+    assert listener.status().requeued >= 2
+
+
+# Starting and stopping.
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 10}])
+def test_an_idle_listener_stops_at_once(transport: MemoryTransport, batch: Any) -> None:
+    listener = listening(transport, Endpoint(*PRIORITIES), **batch)
+    listener.start()
+    began_at = time.monotonic()
+    listener.stop()
+    assert listener.wait(5.0)
+    assert time.monotonic() - began_at < 0.5
+    listener.stop()
+    assert listener.wait(0.0)
+    assert "ended" in repr(listener)
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_stop_lets_what_is_handled_be_finished(transport: MemoryTransport, batch: Any) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow:
+        def info(self, *_arguments: Any) -> None:
+            entered.set()
+            assert leave.wait(10.0)
+
+    listener = NotificationListener(transport, ["notifications"], [Slow()], pool_size=1, **batch)
+    listener.start()
+    Notifier(transport, "p").info({}, "e", 1)
+    assert entered.wait(5.0)
+    listener.stop()
+    assert not listener.wait(0.05)
+    leave.set()
+    assert listener.wait(5.0)
+    assert listener.status().handled == 1
+    assert transport.waiting("notifications.info") == []
+
+
+def test_stop_gives_up_what_takes_too_long(transport: MemoryTransport) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Endless:
+        def info(self, *_arguments: Any) -> None:
+            entered.set()
+            leave.wait(10.0)
+
+    listener = NotificationListener(transport, ["notifications"], [Endless()])
+    listener.start()
+    Notifier(transport, "p").info({}, "e", 1)
+    assert entered.wait(5.0)
+    listener.close(0.1)
+    wait_until(lambda: len(transport.waiting("notifications.info")) == 1, 5.0, "the message being back in its queue")
+    leave.set()
+
+
+def test_an_endpoint_may_stop_its_listener(transport: MemoryTransport) -> None:
+    class Stopping:
+        def info(self, *_arguments: Any) -> None:
+            listener.stop()
+
+    listener = NotificationListener(transport, ["notifications"], [Stopping()])
+    listener.start()
+    Notifier(transport, "p").info({}, "e", 1)
+    assert listener.wait(5.0)
+    assert transport.waiting("notifications.info") == []
+
+
+def test_flags_that_differ_are_named_with_what_to_set(transport: MemoryTransport) -> None:
+    Notifier(transport, "p", flags=QueueFlags(durable=True)).info({}, "e", 1)
+    listener = listening(transport, Endpoint("info"))
+    with pytest.raises(DeclarationRefused, match="durable"):
+        listener.start()
+    assert listener.status().queues == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"targets": []}, "targets"),
+        ({"targets": "notifications"}, "targets"),
+        ({"targets": [Target(exchange="x")]}, "topic"),
+        ({"endpoints": [object()]}, "endpoints"),
+        ({"executor": "eventlet"}, "executor"),
+        ({"pool_size": 0}, "pool_size"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 10, "prefetch": 5}, "prefetch"),
+        ({"batch_timeout": 1.0}, "batch_timeout"),
+    ],
+)
+def test_a_wrong_argument_is_named(transport: MemoryTransport, options: Any, named: str) -> None:
+    arguments = {"targets": ["t"], "endpoints": [Endpoint("info")], **options}
+    with pytest.raises(ConfigurationError, match=named):
+        NotificationListener(transport, **arguments)

@@ -1,0 +1,202 @@
+"""Delivery tags: who is meant by an answer."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from wsgi_messaging.connection.pending import Confirms, Outgoing
+from wsgi_messaging.errors import ConnectionLost
+
+Notified = list[str]
+
+
+def outgoing(name: str, notified: Notified | None = None, **changes: object) -> Outgoing:
+    options: dict[str, object] = {
+        "deadline": 10.0,
+        "notify": lambda: None if notified is None else notified.append(name),
+        "mandatory": True,
+        "may_repeat": True,
+        "wire": None,
+        "exchange": "",
+        "routing_key": "key",
+        **changes,
+    }
+    exchange, routing_key = options.pop("exchange"), options.pop("routing_key")
+    return Outgoing(exchange, routing_key, b"", b"", name.encode(), **options)  # type: ignore[arg-type]
+
+
+def sent(*names: str) -> Confirms:
+    confirms = Confirms()
+    for name in names:
+        confirms.sent(outgoing(name))
+    return confirms
+
+
+def bodies(entries: list[Outgoing]) -> str:
+    return "".join(entry.body.decode() for entry in entries)
+
+
+def test_one_by_one_in_any_order() -> None:
+    for order in itertools.permutations((1, 2, 3)):
+        confirms = sent(*"abc")
+        assert "".join(bodies(confirms.resolve(tag, False)) for tag in order) == "".join(
+            "abc"[tag - 1] for tag in order
+        )
+        assert len(confirms) == 0
+
+
+def test_multiple_is_all_up_to_the_tag_in_order_of_publishing() -> None:
+    confirms = sent(*"abcde")
+    assert bodies(confirms.resolve(3, True)) == "abc"
+    assert bodies(confirms.resolve(3, True)) == ""
+    assert bodies(confirms.resolve(2, True)) == ""
+    assert bodies(confirms.resolve(5, True)) == "de"
+
+
+def test_multiple_passes_over_what_was_answered() -> None:
+    confirms = sent(*"abcde")
+    assert bodies(confirms.resolve(2, False)) == "b"
+    assert bodies(confirms.resolve(1, False)) == "a"
+    assert bodies(confirms.resolve(4, True)) == "cd"
+    assert len(confirms) == 1
+
+
+def test_multiple_zero_is_all_so_far() -> None:
+    confirms = sent(*"abc")
+    assert bodies(confirms.resolve(0, True)) == "abc"
+    confirms.sent(outgoing("d"))
+    assert bodies(confirms.resolve(4, False)) == "d"
+
+
+@pytest.mark.parametrize("tag", [0, 4, 99, 2**64 - 1])
+def test_unknown_tags_give_nothing(tag: int) -> None:
+    confirms = sent(*"abc")
+    assert confirms.resolve(tag, False) == []
+    assert len(confirms) == 3
+
+
+def test_multiple_beyond_the_last_is_all() -> None:
+    """A broker that counts wrongly must not make us count for ever."""
+    confirms = sent(*"abc")
+    assert bodies(confirms.resolve(2**64 - 1, True)) == "abc"
+    confirms.sent(outgoing("d"))
+    assert bodies(confirms.resolve(4, True)) == "d"
+
+
+def test_a_duplicate_answer_gives_nothing() -> None:
+    confirms = sent(*"ab")
+    confirms.resolve(1, False)
+    assert confirms.resolve(1, False) == []
+    assert confirms.resolve(1, True) == []
+    assert bodies(confirms.resolve(2, True)) == "b"
+
+
+def test_random_answers_resolve_each_exactly_once() -> None:
+    chance = random.Random(7)
+    for _round in range(50):
+        confirms, found, count = Confirms(), [], 0
+        for _step in range(60):
+            for _ in range(chance.randrange(4)):
+                count += 1
+                confirms.sent(outgoing(str(count)))
+            answered = confirms.resolve(chance.randrange(count + 2), chance.random() < 0.3)
+            numbers = [int(entry.body) for entry in answered]
+            assert numbers == sorted(numbers)
+            found += numbers
+        found += [int(entry.body) for entry in confirms.resolve(0, True)]
+        assert sorted(found) == list(range(1, count + 1))
+
+
+# What comes back.
+
+
+def test_returns_are_matched_in_order() -> None:
+    """Twins: the first return is the first one's, and so on; an answer between them changes nothing."""
+    confirms = sent("same", "same", "same")
+    first = confirms.returned("", "key", b"same")
+    assert first is not None
+    assert confirms.resolve(1, False) == [first]
+    second = confirms.returned("", "key", b"same")
+    third = confirms.returned("", "key", b"same")
+    assert [second, third] == confirms.resolve(3, True)
+
+
+def test_a_returned_one_stays_until_its_ack() -> None:
+    confirms = sent("a", "b")
+    entry = confirms.returned("", "key", b"b")
+    assert entry is not None and entry.body == b"b"
+    assert len(confirms) == 2
+
+
+def test_only_mandatory_ones_come_back() -> None:
+    confirms = Confirms()
+    confirms.sent(outgoing("same", mandatory=False))
+    confirms.sent(outgoing("same"))
+    entry = confirms.returned("", "key", b"same")
+    assert confirms.resolve(2, False) == [entry]
+
+
+@pytest.mark.parametrize(("exchange", "key", "body"), [("x", "key", b"a"), ("", "other", b"a"), ("", "key", b"z")])
+def test_what_is_not_ours_is_nobodys(exchange: str, key: str, body: bytes) -> None:
+    assert sent("a").returned(exchange, key, body) is None
+
+
+def test_a_return_out_of_order_is_still_found() -> None:
+    confirms = sent(*"abc")
+    later, earlier = confirms.returned("", "key", b"c"), confirms.returned("", "key", b"a")
+    assert later is not None and earlier is not None
+    assert (later.body, earlier.body) == (b"c", b"a")
+    later.finish(), earlier.finish()
+    assert confirms.returned("", "key", b"a") is None, "each comes back once"
+
+
+def test_take_all_leaves_nothing() -> None:
+    confirms = sent(*"abc")
+    confirms.resolve(2, False)
+    assert bodies(confirms.take_all()) == "ac"
+    assert len(confirms) == 0
+    assert confirms.resolve(0, True) == []
+
+
+def test_is_awaited_while_somebody_waits() -> None:
+    confirms = sent(*"ab")
+    assert confirms.is_awaited(9.9)
+    assert not confirms.is_awaited(10.0)
+    for entry in confirms.take_all():
+        entry.abandoned = True
+        confirms.sent(entry)
+    assert not confirms.is_awaited(0.0)
+
+
+# One message.
+
+
+def test_finish_is_once() -> None:
+    notified: Notified = []
+    entry = outgoing("a", notified)
+    error = ConnectionLost("broke")
+    entry.finish(error)
+    entry.finish()
+    assert (entry.error, entry.is_done, notified) == (error, True, ["a"])
+    assert not error.maybe_sent
+
+
+def test_an_error_after_sending_says_maybe_sent() -> None:
+    entry = outgoing("a")
+    entry.maybe_sent = True
+    entry.finish(error := ConnectionLost("broke"))
+    assert error.maybe_sent
+
+
+@pytest.mark.parametrize(
+    ("change", "is_wanted"), [({}, True), ({"abandoned": True}, False), ({"is_done": True}, False)]
+)
+def test_is_wanted(change: dict[str, bool], is_wanted: bool) -> None:
+    entry = outgoing("a")
+    for name, value in change.items():
+        setattr(entry, name, value)
+    assert entry.is_wanted(9.9) is is_wanted
+    assert not entry.is_wanted(10.0)

@@ -1,0 +1,236 @@
+"""The parts of RPC that need no broker: targets, versions, the dispatcher, duplicates, flags, deadlines, the timer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.harness.waiting import wait_until
+from wsgi_messaging.connection.consuming import Delivered
+from wsgi_messaging.errors import ConfigurationError, DeclarationRefused
+from wsgi_messaging.oslo.envelope import Request
+from wsgi_messaging.rpc import (
+    ExpectedException,
+    NoSuchMethod,
+    QueueFlags,
+    RPCDispatcher,
+    Target,
+    UnsupportedVersion,
+    deadline,
+    expected_exceptions,
+    remaining_time,
+)
+from wsgi_messaging.rpc.duplicates import SeenIds
+from wsgi_messaging.rpc.executor import Pool
+from wsgi_messaging.rpc.flags import explained
+from wsgi_messaging.rpc.timer import Timer
+from wsgi_messaging.rpc.versions import is_compatible
+
+# Targets and versions
+
+
+def test_a_target_gives_changed_copies_of_itself() -> None:
+    target = Target(exchange="x", topic="t", legacy_namespaces=["old"])
+    changed = target(server="s", version="1.1")
+    assert (changed.exchange, changed.topic, changed.server, changed.version) == ("x", "t", "s", "1.1")
+    assert target.server is None
+    assert changed.accepted_namespaces == [None, "old"]
+    assert hash(changed) == hash(target(server="s", version="1.1"))
+    with pytest.raises(ConfigurationError, match="colour"):
+        target(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        (Target(topic="t"), ("openstack", "t")),
+        (Target(exchange="x", topic="t"), ("x", "t")),
+        (Target(exchange="x", topic="t", server="s"), ("x", "t.s")),
+        (Target(exchange="x", topic="t", server="s", fanout=True), ("t_fanout", "")),
+    ],
+)
+def test_where_a_target_is(target: Target, route: tuple[str, str]) -> None:
+    assert target.route == route
+
+
+def test_a_target_without_a_topic_is_nowhere() -> None:
+    with pytest.raises(ConfigurationError, match="topic"):
+        _ = Target(server="s").route
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "expected"),
+    [
+        (None, None, True),
+        (None, "9.9", True),
+        ("1.0", None, False),
+        ("1.3", "1.0", True),
+        ("1.3", "1.3", True),
+        ("1.3", "1.4", False),
+        ("1.3", "2.0", False),
+        ("2.0", "1.0", False),
+        ("1.3.1", "1.3.1", True),
+        ("1.3.1", "1.3.2", False),
+        ("1.4", "1.3.9", True),
+    ],
+)
+def test_compatible_versions(have: str | None, want: str | None, expected: bool) -> None:
+    assert is_compatible(have, want) is expected
+
+
+@pytest.mark.parametrize("version", ["", "1", "abc", "1.x", "1.2.3.4", "-1.0", "1.²", [], 1.0, "9" * 20 + ".0"])
+def test_no_version(version: Any) -> None:
+    with pytest.raises(ValueError, match="version"):
+        is_compatible("1.0", version)
+
+
+# The dispatcher
+
+
+class First:
+    target = Target(version="1.2")
+
+    def one(self, ctxt: Any) -> str:
+        return "first"
+
+
+class Second:
+    target = Target(namespace="n", version="2.0", legacy_namespaces=[None])
+
+    def one(self, ctxt: Any) -> str:
+        return "second"
+
+    @expected_exceptions(KeyError)
+    def two(self, ctxt: Any, key: str) -> Any:
+        return {}[key]
+
+
+class Foreign:
+    """With another library's Target."""
+
+    class target:  # noqa: N801
+        accepted_namespaces = ["foreign"]
+        version = None
+
+    def one(self, ctxt: Any) -> str:
+        return "foreign"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "version", "expected"),
+    [(None, "1.0", "first"), (None, "2.0", "second"), ("n", "2.0", "second"), ("foreign", "1.0", "foreign")],
+)
+def test_the_endpoint_is_found_by_namespace_and_version(namespace: str | None, version: str, expected: str) -> None:
+    dispatcher = RPCDispatcher([First(), Second(), Foreign()])
+    assert dispatcher.dispatch(Request("one", {}, namespace, version)) == expected
+
+
+def test_what_the_dispatcher_raises() -> None:
+    dispatcher = RPCDispatcher([First(), Second()])
+    with pytest.raises(UnsupportedVersion, match=r"RPC version 3.0. Attempted method: one"):
+        dispatcher.dispatch(Request("one", {}, None, "3.0"))
+    with pytest.raises(NoSuchMethod, match="does not support RPC method none"):
+        dispatcher.dispatch(Request("none", {}))
+    with pytest.raises(ExpectedException) as caught:
+        dispatcher.dispatch(Request("two", {"key": "k"}, "n", "2.0"))
+    assert isinstance(caught.value.exception, KeyError)
+    assert UnsupportedVersion.wire_module == NoSuchMethod.wire_module == "oslo_messaging.rpc.dispatcher"
+
+
+# Duplicates
+
+
+def test_ids_are_remembered_up_to_a_number_and_an_age() -> None:
+    seen = SeenIds(kept=3, kept_for=10)
+    assert seen.is_new("a", 0.0)
+    assert not seen.is_new("a", 9.0)
+    assert seen.is_new("a", 10.0)
+    assert all(seen.is_new(name, 11.0) for name in "bcd")
+    assert len(seen) == 3
+    assert seen.is_new("a", 11.0)
+    assert not seen.is_new("d", 11.0)
+    assert seen.is_new(None, 11.0) and seen.is_new(None, 11.0)
+
+
+# Flags
+
+
+def test_wrong_flags_are_named() -> None:
+    for wrong in ({"quorum": True, "auto_delete": True}, {"delivery_limit": 5}):
+        with pytest.raises(ConfigurationError, match="quorum"):
+            QueueFlags(**wrong)
+
+
+def test_a_refusal_that_is_no_mismatch_stays_as_it_is() -> None:
+    refusal = DeclarationRefused("exchange 'x': 403 ACCESS_REFUSED", reply_code=403)
+    assert explained(refusal) is refusal
+    other = DeclarationRefused(
+        "queue 'q': 406 PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': "
+        "received none but current is the value '3' of type 'long'",
+        reply_code=406,
+    )
+    assert "x-max-length" in str(explained(other)) and "arguments" in str(explained(other))
+
+
+# Deadlines
+
+
+def test_an_inner_deadline_never_ends_later_than_an_outer_one() -> None:
+    assert remaining_time() is None
+    with deadline(5), deadline(60):
+        left = remaining_time()
+        assert left is not None and 4 < left <= 5
+        with deadline(0), deadline(None):
+            assert remaining_time() == 0
+    assert remaining_time() is None
+
+
+# The timer and the pool
+
+
+def test_the_timer_does_things_in_their_order_and_survives_what_fails(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+    timer = Timer("timer")
+    timer.start()
+    now = time.monotonic()
+    timer.at(now + 0.3, lambda: done.append("third"))
+    timer.at(now + 0.1, lambda: done.append("first"))
+    timer.at(now + 0.15, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    timer.at(now + 0.2, lambda: done.append("second"))
+    cancelled = [timer.at(now + 30, lambda: done.append("cancelled")) for _ in range(200)]
+    for alarm in cancelled:
+        alarm.cancel()
+    wait_until(lambda: len(done) == 3, what="all three")
+    assert done == ["first", "second", "third"]
+    assert "failed" in caplog.text
+    assert timer.stop(1.0)
+
+
+def test_the_pool_has_as_many_workers_as_it_needs() -> None:
+    go_on, started = threading.Event(), threading.Semaphore(0)
+
+    def execute(_delivered: Delivered, _received_at: float) -> None:
+        started.release()
+        assert go_on.wait(5)
+
+    given_back: list[Delivered] = []
+    pool = Pool("pool", 3, execute, given_back.append)
+    pool.start()
+    delivered: Any = object()
+    for number in range(3):
+        pool.put(delivered)
+        assert started.acquire(timeout=5), number
+    pool.put(delivered)
+    assert pool.workers == 3
+    assert not started.acquire(timeout=0.05)
+    pool.stop()
+    assert given_back == [delivered]
+    pool.put(delivered)
+    assert given_back == [delivered, delivered]
+    assert not pool.wait(0.05)
+    go_on.set()
+    assert pool.wait(5)
+    assert pool.workers == 0

@@ -1,0 +1,81 @@
+"""What was declared through us, and what of it belongs to a queue or a route."""
+
+from __future__ import annotations
+
+from wsgi_messaging.connection.topology import (
+    Declaration,
+    Topology,
+    bind_queue,
+    declare_exchange,
+    declare_queue,
+)
+
+
+def exchange(name: str) -> Declaration:
+    return declare_exchange(name, "topic", passive=False, durable=True, auto_delete=False, internal=False, arguments={})
+
+
+def queue(name: str) -> Declaration:
+    return declare_queue(name, passive=False, durable=True, exclusive=False, auto_delete=False, arguments={})
+
+
+X, Y = exchange("x"), exchange("y")
+A, B = queue("a"), queue("b")
+A_TO_X, B_TO_X, B_TO_Y = bind_queue("a", "x", "k", {}), bind_queue("b", "x", "k", {}), bind_queue("b", "y", "k", {})
+ALL = [X, Y, A, B, A_TO_X, B_TO_X, B_TO_Y]
+
+
+def topology(*made: Declaration) -> Topology:
+    recorded = Topology()
+    for each in made:
+        recorded.record(each)
+    return recorded
+
+
+def test_a_queue_comes_with_its_bindings_and_their_exchanges_in_order() -> None:
+    assert topology(*ALL).of_queue("a") == [X, A, A_TO_X]
+    assert topology(*ALL).of_queue("b") == [X, Y, B, B_TO_X, B_TO_Y]
+    assert topology(*ALL).of_queue("c") == []
+
+
+def test_the_default_exchanges_route_is_the_queue() -> None:
+    assert topology(*ALL).of_route("", "a") == [X, A, A_TO_X]
+    assert topology(*ALL).of_route("", "c") == []
+
+
+def test_an_exchanges_route_is_all_that_is_bound_to_it() -> None:
+    assert topology(*ALL).of_route("x", "whatever") == ALL
+    assert topology(*ALL).of_route("y", "whatever") == [X, Y, B, B_TO_X, B_TO_Y]
+    assert topology(X, A).of_route("x", "k") == [X]
+    assert topology(*ALL).of_route("z", "k") == []
+
+
+def test_recorded_once() -> None:
+    recorded = topology(A, B, A, queue("a"))
+    assert recorded.of_queue("a") == [A]
+
+
+def test_with_other_arguments_it_is_another_declaration() -> None:
+    longer = declare_queue(
+        "a", passive=False, durable=True, exclusive=False, auto_delete=False, arguments={"x-max-length": 1}
+    )
+    assert topology(A, longer).of_queue("a") == [A, longer]
+
+
+def test_forget() -> None:
+    recorded = topology(*ALL)
+    recorded.forget(queue="b")
+    assert recorded.of_queue("b") == []
+    assert recorded.of_route("x", "k") == [X, A, A_TO_X]
+    recorded.forget(exchange="x")
+    assert recorded.of_queue("a") == [A]
+    recorded.forget()
+    assert recorded.of_queue("a") == [A]
+
+
+def test_what_is_said_of_them() -> None:
+    assert [each.what for each in (X, A, A_TO_X)] == [
+        "exchange 'x'",
+        "queue 'a'",
+        "binding of queue 'a' to exchange 'x' by 'k'",
+    ]
