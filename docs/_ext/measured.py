@@ -1,0 +1,54 @@
+"""The measurements that were made in this checkout, if any: what `make bench` has left in build/.
+
+No number stands in the documentation itself.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from .source import ROOT
+
+RESULTS = ROOT / "build" / "bench.json"
+PLOT = ROOT / "build" / "bench.png"
+
+
+def results(path: Path = RESULTS) -> dict[str, Any] | None:
+    """What `make bench` wrote; None where nobody has run it, or what is there is something else."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "workloads" in found else None
+
+
+def circumstances(found: dict[str, Any]) -> str:
+    """Where and how it was measured, in one sentence."""
+    about = found["circumstances"]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(about.get("versions", {}).items()))
+    return (
+        f"{about.get('broker')}, Python {about.get('python')}, {about.get('system')}, load {about.get('load')}; "
+        f"{about.get('rounds')} rounds of {about.get('seconds')} s"
+        f"{' (quick: rough)' if about.get('quick') else ''}. {versions}."
+    )
+
+
+def rows(workload: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """For each peer of a workload: its name, the median of the figure, the median of its ratios to the baseline."""
+    figure, baseline = workload["figure"], workload["baseline"]
+    against = [each.get(figure) for each in workload["rounds"].get(baseline, [])]
+    found = []
+    for peer, rounds in workload["rounds"].items():
+        values = [each.get(figure) for each in rounds]
+        known = [value for value in values if value is not None]
+        ratios = [value / other for value, other in zip(values, against, strict=False) if value is not None and other]
+        median = (
+            f"{statistics.median(known):,.3g}"
+            if known and statistics.median(known) < 100
+            else (f"{statistics.median(known):,.0f}" if known else "-")
+        )
+        found.append((peer, median, f"{statistics.median(ratios):.2f}" if ratios else "-"))
+    return found + [(peer, "-", str(reason)) for peer, reason in workload.get("missing", {}).items()]
