@@ -148,6 +148,18 @@ def test_the_lost_host_is_not_blamed_again_when_it_is_still_away(
     assert len(journal.lines) == 1
 
 
+def test_a_lost_host_that_comes_to_refuse_us_is_spoken_of_again(
+    make: Callable[..., Attempts], network: Network, journal: Journal
+) -> None:
+    attempts = make(A)
+    link = attempt(attempts, 0.0)
+    attempts.lost(link, "reset", 100.0)  # type: ignore[arg-type]
+    for reason in [refused("away"), refused("login refused", is_permanent=True)] * 2:
+        network.reasons = {"a": reason}
+        attempt(attempts, 100.0)
+    assert journal.lines == ["app: lost amqp://a:1: reset", "app: login refused"]
+
+
 def test_one_short_life_is_forgiven(make: Callable[..., Attempts], journal: Journal) -> None:
     attempts = make(A)
     link = attempt(attempts, 0.0)

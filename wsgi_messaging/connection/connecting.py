@@ -1,8 +1,8 @@
 """Which broker next, when, and what is said about it: the attempts to connect, between one link and the next.
 
 The first attempt after a loss goes out at once, to another host where there is one; a round over all hosts that
-failed is followed by a jittered pause. One log line for each host that fails, and one when a link is up again; never
-a line for each attempt.
+failed is followed by a jittered pause. One log line for each host that fails, one more if it comes to refuse us for
+a reason that waiting cannot mend, and one when a link is up again; never a line for each attempt.
 
 Layer 2.
 """
@@ -55,7 +55,8 @@ class Attempts:
         self._hosts = Hosts(brokers, _CHANCE.shuffle)
         self._brokers = len(brokers)
         self._backoff = Backoff()
-        self._reported: set[str] = set()
+        self._reported: set[tuple[str, bool]] = set()
+        """What was said of which host: that it cannot be had, that it refuses for a reason waiting cannot mend."""
         self._opened_at = 0.0
         self._short_lives = 0
         self._unsaid = ""
@@ -96,8 +97,8 @@ class Attempts:
         self.away_since = now if self.away_since is None else self.away_since
         self._failures += 1
         self._refusals += failure.is_permanent
-        if broker.address not in self._reported:
-            self._reported.add(broker.address)
+        if (broker.address, failure.is_permanent) not in self._reported:
+            self._reported.add((broker.address, failure.is_permanent))
             self._journal.warning(f"{self._name}: {failure}")
         self.retry_at = now
         self.is_round_over = self._hosts.is_round_over
@@ -127,7 +128,7 @@ class Attempts:
             self.retry_at += self._backoff.failed(_CHANCE.random())
         else:
             self._backoff.succeeded()
-        self._reported.add(link.broker.address)
+        self._reported.add((link.broker.address, False))
         if self._short_lives <= FLAPPING_FROM:
             self._journal.warning(f"{self._name}: lost {link.broker}: {cause}")
 
