@@ -90,6 +90,7 @@ def received_of(url: str, queue: str, quiet: float = 3.0) -> Counter[str]:
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
 def test_through_kills_of_the_broker(own_rabbitmq: RabbitMQ, kills: int) -> None:
     own_rabbitmq.declare_queue("set")
+    own_rabbitmq.keep_declarations()
     timeout = 12.0
     with Transport(settings=Settings(url=own_rabbitmq.url, app="set", fail_fast_after=0.0)) as transport:
         producers = Producers(transport, "set", timeout)

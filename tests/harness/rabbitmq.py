@@ -169,6 +169,10 @@ class RabbitMQ:
         wait_until(self._is_ready, 60.0, f"{self!r} in the cluster")
         return self
 
+    def keep_declarations(self) -> None:
+        """Have what was declared survive `kill`: Mnesia writes a while later, and a crash loses a new durable queue."""
+        self.ctl("eval", "mnesia:sync_log().")
+
     def kill(self) -> None:
         """SIGKILL, as a crash. `start()` brings it back on the same ports with its durable data."""
         self._end(signal.SIGKILL)
