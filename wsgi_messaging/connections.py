@@ -18,6 +18,7 @@ from .connection.control import Request
 from .connection.frames import Inbound
 from .connection.loop import Loop
 from .connection.pending import Outgoing
+from .connection.publishing import small_message
 from .connection.state import State
 from .connection.topology import Declaration
 from .errors import (
@@ -66,8 +67,13 @@ class Connections(Lifetime):
         notify: Callable[[], None],
         mandatory: bool,
         may_repeat: bool,
+        confirm: bool = True,
     ) -> Outgoing:
-        """A message ready to submit, for (exchange, routing key). Raises: `InvalidMessage`."""
+        """A message ready to submit, for (exchange, routing key). Raises: `InvalidMessage`.
+
+        Without `confirm` it is settled by a question a moment later, not by a confirm of its own: for messages that
+        another one answers.
+        """
         if len(body) > self.settings.max_message_bytes:
             raise InvalidMessage(f"body of {len(body)} bytes; max_message_bytes is {self.settings.max_message_bytes}")
         method = self._encoded_route(*route, mandatory)
@@ -80,7 +86,8 @@ class Connections(Lifetime):
             notify=notify,
             mandatory=mandatory,
             may_repeat=may_repeat,
-            wire=frames.small_message(method, header, body) if 0 < len(body) <= _SMALL else None,
+            confirm=confirm,
+            wire=small_message(confirm, method, header, body) if 0 < len(body) <= _SMALL else None,
         )
 
     def _encoded_route(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:

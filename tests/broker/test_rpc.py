@@ -259,7 +259,7 @@ def test_a_request_whose_caller_gave_up_is_not_executed(
         holding = threading.Thread(target=lambda: client.call({}, "hold"))
         holding.start()
         assert endpoint.running.acquire(timeout=5)
-        took(lambda: client.prepare(timeout=0.2).call({}, "add", a=1, b=1), ReplyTimeout)
+        took(lambda: client.prepare(timeout=1.0).call({}, "add", a=1, b=1), ReplyTimeout)
         endpoint.go_on.set()
         holding.join(5)
         wait_until(lambda: running.status().expired == 1, what="the expired request")

@@ -20,9 +20,9 @@ class Handler:
         return self._answer
 
 
-def test_numbers_are_the_lowest_free_ones_from_two() -> None:
+def test_numbers_are_the_lowest_free_ones_behind_the_lanes() -> None:
     channels = Channels()
-    assert [channels.take(Handler()) for _ in range(3)] == [2, 3, 4]
+    assert [channels.take(Handler()) for _ in range(3)] == [3, 4, 5]
     assert channels.take(Handler(), number=1) == 1
     channels.dispatch(closed(3, 404), 0.0)
     assert channels.take(Handler()) == 3
@@ -33,40 +33,40 @@ def test_a_number_is_free_only_after_close_ok() -> None:
     """Before, methods of the old channel may still come on it."""
     channels, handler = Channels(), Handler()
     channels.take(handler)
-    assert methods(channels.close(2)) == [(2, "channel.close")]
-    assert channels.take(Handler()) == 3
-    assert channels.dispatch(ack(2, 1), 0.0) == b""
+    assert methods(channels.close(3)) == [(3, "channel.close")]
+    assert channels.take(Handler()) == 4
+    assert channels.dispatch(ack(3, 1), 0.0) == b""
     assert handler.got == []
-    assert channels.dispatch(inbound(2, frames.CHANNEL_CLOSE_OK), 0.0) == b""
-    assert channels.take(Handler()) == 2
+    assert channels.dispatch(inbound(3, frames.CHANNEL_CLOSE_OK), 0.0) == b""
+    assert channels.take(Handler()) == 3
 
 
 def test_the_brokers_close_is_answered_before_its_handler_reacts() -> None:
     channels = Channels()
-    handler = Handler(frames.method_frame(2, frames.CHANNEL_OPEN, b"\0"))
+    handler = Handler(frames.method_frame(3, frames.CHANNEL_OPEN, b"\0"))
     channels.take(handler)
-    written = channels.dispatch(closed(2, 404, "gone"), 0.0)
-    assert methods(written) == [(2, "channel.close-ok"), (2, "channel.open")]
+    written = channels.dispatch(closed(3, 404, "gone"), 0.0)
+    assert methods(written) == [(3, "channel.close-ok"), (3, "channel.open")]
     assert close_reason(handler.got[0]) == (404, "gone")
-    assert methods(channels.dispatch(closed(2, 404), 0.0)) == [(2, "channel.close-ok")], "nobody's any more"
+    assert methods(channels.dispatch(closed(3, 404), 0.0)) == [(3, "channel.close-ok")], "nobody's any more"
 
 
 def test_crossing_closes() -> None:
     channels, handler = Channels(), Handler()
     channels.take(handler)
-    channels.close(2)
-    assert methods(channels.dispatch(closed(2, 404), 0.0)) == [(2, "channel.close-ok")]
+    channels.close(3)
+    assert methods(channels.dispatch(closed(3, 404), 0.0)) == [(3, "channel.close-ok")]
     assert handler.got == []
-    channels.dispatch(inbound(2, frames.CHANNEL_CLOSE_OK), 0.0)
-    assert channels.take(Handler()) == 2
+    channels.dispatch(inbound(3, frames.CHANNEL_CLOSE_OK), 0.0)
+    assert channels.take(Handler()) == 3
 
 
 @pytest.mark.parametrize("active", [False, True])
 def test_flow_is_answered_for_everybody(active: bool) -> None:
     channels, handler = Channels(), Handler()
     channels.take(handler)
-    written = channels.dispatch(inbound(2, frames.CHANNEL_FLOW, "b", active), 0.0)
-    assert methods(written) == [(2, "channel.flow-ok")]
+    written = channels.dispatch(inbound(3, frames.CHANNEL_FLOW, "b", active), 0.0)
+    assert methods(written) == [(3, "channel.flow-ok")]
     assert written[11] == active
     assert handler.got == []
 
@@ -81,8 +81,8 @@ def test_lost_forgets_everything() -> None:
     channels.close(channels.take(Handler()))
     channels.lost()
     assert len(channels) == 0
-    assert channels.take(Handler()) == 2
     assert channels.take(Handler()) == 3
+    assert channels.take(Handler()) == 4
 
 
 @pytest.mark.parametrize(

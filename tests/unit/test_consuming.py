@@ -74,7 +74,7 @@ def test_subscribe(desk: Desk) -> None:
     subscription = desk.add()
     assert desk.consumers.due_at() <= NOW
     written = desk.consumers.advance(NOW)
-    assert methods(written) == [(2, name) for name in OPENING]
+    assert methods(written) == [(3, name) for name in OPENING]
     assert codec.arguments("lBb", 0, 7, False) in written
     assert not subscription.is_active and not desk.notified
     desk.accept(subscription)
@@ -85,16 +85,16 @@ def test_subscribe(desk: Desk) -> None:
 
 
 def test_each_has_a_channel_of_its_own(desk: Desk) -> None:
-    assert {desk.active("a").channel, desk.active("b").channel} == {2, 3}
+    assert {desk.active("a").channel, desk.active("b").channel} == {3, 4}
 
 
 def test_deliveries_go_to_the_mailbox_and_can_be_settled(desk: Desk) -> None:
     subscription = desk.active()
-    desk.answer(delivery(2, 5))
+    desk.answer(delivery(3, 5))
     delivered = subscription.mailbox.get(0)
     assert delivered is not None and delivered.inbound.body == b"body"
     assert methods(desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 5, False))) == [
-        (2, "basic.ack")
+        (3, "basic.ack")
     ]
     assert desk.consumers.delivered == 1
 
@@ -102,17 +102,17 @@ def test_deliveries_go_to_the_mailbox_and_can_be_settled(desk: Desk) -> None:
 def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
     """Its tag means another message now, or none: that would be a channel error."""
     subscription = desk.active()
-    desk.answer(delivery(2))
-    desk.answer(delivery(2, 2))
+    desk.answer(delivery(3))
+    desk.answer(delivery(3, 2))
     delivered = subscription.mailbox.get(0)
     assert delivered is not None
     desk.channels.lost(), desk.consumers.lost()
     assert len(subscription.mailbox) == 0, "the rest comes again over the next connection"
     assert not subscription.is_active
-    assert desk.advance() == [(2, name) for name in OPENING]
+    assert desk.advance() == [(3, name) for name in OPENING]
     desk.accept(subscription)
     assert desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 1, False)) == b""
-    desk.answer(delivery(2))
+    desk.answer(delivery(3))
     again = subscription.mailbox.get(0)
     assert again is not None and again.generation != delivered.generation
 
@@ -120,7 +120,7 @@ def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
 def test_a_missing_queue_is_the_callers_error(desk: Desk) -> None:
     subscription = desk.add()
     desk.advance()
-    assert desk.answer(closed(2, 404, "NOT_FOUND - no queue 'q'")) == [(2, "channel.close-ok")]
+    assert desk.answer(closed(3, 404, "NOT_FOUND - no queue 'q'")) == [(3, "channel.close-ok")]
     assert isinstance(subscription.error, DeclarationRefused)
     assert subscription.error.reply_code == 404
     assert desk.notified == ["q"]
@@ -132,7 +132,7 @@ def test_a_missing_queue_of_ours_is_made_again(desk: Desk) -> None:
     desk.declare("q")
     subscription = desk.add()
     desk.advance()
-    written = desk.answer(closed(2, 404))
+    written = desk.answer(closed(3, 404))
     assert [name for _channel, name in written] == [
         "channel.close-ok",
         "channel.open",
@@ -149,8 +149,8 @@ def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:
     desk.declare("q")
     subscription = desk.add()
     desk.advance()
-    desk.answer(closed(2, 404))
-    desk.answer(closed(2, 404))
+    desk.answer(closed(3, 404))
+    desk.answer(closed(3, 404))
     assert isinstance(subscription.error, DeclarationRefused)
     assert len(desk.consumers) == 0
 
@@ -158,9 +158,9 @@ def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:
 def test_cancelled_by_the_broker_it_subscribes_again_at_once(desk: Desk) -> None:
     desk.declare("q")
     subscription = desk.active()
-    assert desk.answer(cancelled(subscription)) == [(2, "channel.close"), *[(3, name) for name in OPENING]]
+    assert desk.answer(cancelled(subscription)) == [(3, "channel.close"), *[(4, name) for name in OPENING]]
     assert not subscription.is_active
-    desk.answer(closed(3, 404))
+    desk.answer(closed(4, 404))
     desk.accept(subscription)
     assert len(desk.warnings) == 1
     assert "the consumer of queue 'q' was cancelled by the broker" in desk.warnings[0]
@@ -185,7 +185,7 @@ def test_a_queue_that_stays_away_is_tried_every_second_and_said_once(desk: Desk)
 def test_a_channel_closed_under_an_active_consumer(desk: Desk) -> None:
     """RabbitMQ ends a consumer that does not acknowledge for half an hour with 406."""
     subscription = desk.active()
-    written = desk.answer(closed(2, 406, "PRECONDITION_FAILED - delivery acknowledgement timed out"))
+    written = desk.answer(closed(3, 406, "PRECONDITION_FAILED - delivery acknowledgement timed out"))
     assert [name for _channel, name in written] == ["channel.close-ok", *OPENING]
     desk.accept(subscription)
     assert "ended: 406 PRECONDITION_FAILED" in desk.warnings[0]
@@ -194,21 +194,21 @@ def test_a_channel_closed_under_an_active_consumer(desk: Desk) -> None:
 def test_others_are_not_touched(desk: Desk) -> None:
     one, two = desk.active("one"), desk.active("two")
     desk.answer(cancelled(one))
-    assert two.is_active and two.channel == 3
+    assert two.is_active and two.channel == 4
 
 
 def test_stop_and_remove(desk: Desk) -> None:
     subscription = desk.active()
-    desk.answer(delivery(2))
+    desk.answer(delivery(3))
     delivered = subscription.mailbox.get(0)
     assert delivered is not None
-    assert methods(desk.consumers.stop(subscription)) == [(2, "basic.cancel")]
+    assert methods(desk.consumers.stop(subscription)) == [(3, "basic.cancel")]
     assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) != b"", "what is being handled can be settled"
-    assert methods(desk.consumers.remove(subscription)) == [(2, "channel.close")]
+    assert methods(desk.consumers.remove(subscription)) == [(3, "channel.close")]
     assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) == b""
     assert desk.consumers.remove(subscription) == b""
     assert len(desk.consumers) == 0
-    assert desk.answer(delivery(2)) == [], "what still comes is nobody's"
+    assert desk.answer(delivery(3)) == [], "what still comes is nobody's"
 
 
 def test_stop_before_it_was_made(desk: Desk) -> None:
@@ -230,7 +230,7 @@ def test_cancelled_ones_stay_cancelled_over_a_reconnect(desk: Desk) -> None:
 def test_the_brokers_cancel_that_crosses_ours_ends_it_all_the_same(desk: Desk, how: str) -> None:
     subscription = desk.active()
     desk.consumers.stop(subscription)
-    written = desk.answer(cancelled(subscription) if how == "cancel" else closed(2, 404))
+    written = desk.answer(cancelled(subscription) if how == "cancel" else closed(3, 404))
     assert "basic.consume" not in [name for _channel, name in written]
     desk.consumers.remove(subscription)
     assert desk.advance(NOW + 100) == []

@@ -50,13 +50,13 @@ def desk() -> Desk:
 def test_one_after_the_other_over_one_channel(desk: Desk) -> None:
     a, b = desk.ask("a"), desk.ask("b")
     assert len(desk.control) == 2
-    assert desk.advance() == [(2, "channel.open"), (2, "queue.declare")]
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
     assert desk.advance() == [], "b waits for a's answer"
-    desk.answer(inbound(2, frames.CHANNEL_OPEN_OK, "S", ""))
+    desk.answer(inbound(3, frames.CHANNEL_OPEN_OK, "S", ""))
     assert not a.is_done, "the opening's answer is not the request's"
-    assert desk.answer(answer := declared(2, "a")) == [(2, "queue.declare")]
+    assert desk.answer(answer := declared(3, "a")) == [(3, "queue.declare")]
     assert (a.answer, a.error, b.is_done) == (answer, None, False)
-    assert desk.answer(declared(2, "b")) == []
+    assert desk.answer(declared(3, "b")) == []
     assert desk.notified == ["a", "b"]
     assert len(desk.control) == 0
 
@@ -64,12 +64,12 @@ def test_one_after_the_other_over_one_channel(desk: Desk) -> None:
 def test_a_refusal_is_the_requests_own(desk: Desk) -> None:
     a, b = desk.ask("a"), desk.ask("b")
     desk.advance()
-    written = desk.answer(closed(2, 406, "PRECONDITION_FAILED - inequivalent arg"))
-    assert written == [(2, "channel.close-ok"), (2, "channel.open"), (2, "queue.declare")]
+    written = desk.answer(closed(3, 406, "PRECONDITION_FAILED - inequivalent arg"))
+    assert written == [(3, "channel.close-ok"), (3, "channel.open"), (3, "queue.declare")]
     assert isinstance(a.error, DeclarationRefused)
     assert a.error.reply_code == 406
     assert str(a.error) == "queue 'a': 406 PRECONDITION_FAILED - inequivalent arg"
-    desk.answer(declared(2, "b"))
+    desk.answer(declared(3, "b"))
     assert b.answer is not None
 
 
@@ -79,17 +79,17 @@ def test_one_whose_caller_is_gone_does_not_stop_the_next(desk: Desk, how: str) -
     desk.advance()
     a.abandoned = how == "abandoned"
     now = NOW if how == "abandoned" else 2.0
-    assert desk.advance(now) == [(2, "channel.close"), (3, "channel.open"), (3, "queue.declare")]
-    assert desk.answer(declared(2, "a")) == [], "the late answer is nobody's"
+    assert desk.advance(now) == [(3, "channel.close"), (4, "channel.open"), (4, "queue.declare")]
+    assert desk.answer(declared(3, "a")) == [], "the late answer is nobody's"
     assert not b.is_done
-    desk.answer(declared(3, "b"))
+    desk.answer(declared(4, "b"))
     assert b.answer is not None and a.answer is None
 
 
 def test_those_that_nobody_wants_are_not_sent(desk: Desk) -> None:
     desk.ask("late", deadline=0.5)
     desk.ask("wanted")
-    assert desk.advance() == [(2, "channel.open"), (2, "queue.declare")]
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
     assert len(desk.control) == 1
 
 
@@ -105,9 +105,9 @@ def test_what_was_under_way_is_asked_again_after_a_loss(desk: Desk) -> None:
     desk.channels.lost()
     desk.control.lost(None)
     assert len(desk.control) == 2
-    assert desk.advance() == [(2, "channel.open"), (2, "queue.declare")]
-    desk.answer(declared(2, "a"))
-    desk.answer(declared(2, "b"))
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
+    desk.answer(declared(3, "a"))
+    desk.answer(declared(3, "b"))
     assert desk.notified == ["a", "b"] and a.answer and b.answer
 
 
@@ -129,10 +129,10 @@ def test_a_declaration_that_ends_the_connection_is_not_asked_for_ever(desk: Desk
 def test_a_channel_closed_between_requests(desk: Desk) -> None:
     desk.ask("a")
     desk.advance()
-    desk.answer(declared(2, "a"))
-    assert desk.answer(closed(2, 541)) == [(2, "channel.close-ok")]
+    desk.answer(declared(3, "a"))
+    assert desk.answer(closed(3, 541)) == [(3, "channel.close-ok")]
     desk.ask("b")
-    assert desk.advance() == [(2, "channel.open"), (2, "queue.declare")]
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
 
 
 def test_give_up_fails_all(desk: Desk) -> None:
@@ -148,6 +148,6 @@ def test_give_up_fails_all(desk: Desk) -> None:
 
 def test_finish_is_once(desk: Desk) -> None:
     request = desk.ask("a")
-    request.finish(answer := declared(2, "a"))
+    request.finish(answer := declared(3, "a"))
     request.finish(None, Closed("closed"))
     assert (request.answer, request.error, desk.notified) == (answer, None, ["a"])

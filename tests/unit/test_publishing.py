@@ -174,7 +174,7 @@ def test_is_awaited_on_either_lane_and_before_it(desk: Desk) -> None:
 def test_the_first_to_an_exchange_goes_alone_over_another_channel(desk: Desk) -> None:
     a, b, other = desk.publish("a", "new"), desk.publish("b", "new"), desk.publish("other")
     [(proving, _a), (main, _other)] = desk.sent()
-    assert (proving, main) == (2, MAIN)
+    assert (proving, main) == (3, MAIN)
     assert desk.publisher.in_flight == 3
     desk.answer(ack(proving, 1))
     assert is_confirmed(a)
@@ -220,17 +220,17 @@ def test_each_of_several_unknown_exchanges_has_its_own_trial(desk: Desk) -> None
 
 def test_an_unknown_exchange_is_not_proven_by_another(desk: Desk) -> None:
     desk.publish("bad", "nowhere")
-    desk.answer(closed(2, 404))
+    desk.answer(closed(3, 404))
     desk.sent()
     desk.publish("again", "nowhere")
-    assert desk.sent() == [(2, b"again")]
+    assert desk.sent() == [(3, b"again")]
 
 
 def test_those_that_wait_for_the_trial_can_expire(desk: Desk) -> None:
     desk.publish("first", "new")
     late = desk.publish("late", "new", deadline=2.0)
     desk.sent()
-    desk.answer(ack(2, 1), now=3.0)
+    desk.answer(ack(3, 1), now=3.0)
     assert desk.sent() == []
     assert not error_of(late, ConfirmTimeout).maybe_sent
 
@@ -269,12 +269,12 @@ def test_the_only_one_in_flight_is_the_one(desk: Desk) -> None:
 
 def test_a_deleted_exchange_has_to_be_proven_again(desk: Desk) -> None:
     desk.publish("proves", "x")
-    desk.answer(ack(2, 1))
+    desk.answer(ack(3, 1))
     desk.publish("gone", "x")
     desk.sent()
     desk.answer(closed(MAIN, 404))
     desk.publish("next", "x")
-    assert [channel for channel, _body in desk.sent()] == [2]
+    assert [channel for channel, _body in desk.sent()] == [3]
 
 
 def test_without_repetition_a_suspect_is_lost(desk: Desk) -> None:

@@ -38,8 +38,12 @@ def closed_by_broker(inbound: Inbound) -> Exception:
     return Refused(code, text) if code >= 500 else EOFError(f"the broker closed the connection: {code} {text}")
 
 
+FIRST_FREE = 3
+"""The numbers below are kept for the lanes whose messages are encoded by their callers."""
+
+
 class Channels:
-    """Channel numbers in use on one connection. Number 1 is kept for the publisher's main lane."""
+    """Channel numbers in use on one connection."""
 
     def __init__(self) -> None:
         self._handlers: dict[int, OnMethod] = {}
@@ -51,7 +55,7 @@ class Channels:
     def take(self, on_method: OnMethod, number: int | None = None) -> int:
         """Have `on_method` answer on a free channel (on `number`, if given); gives its number."""
         if number is None:
-            number = 2
+            number = FIRST_FREE
             while number in self._handlers or number in self._closing:
                 number += 1
         self._handlers[number] = on_method

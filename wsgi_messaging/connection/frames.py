@@ -238,15 +238,15 @@ def message_frames(channel: int, arguments: bytes, header: bytes, body: bytes, f
     return b"".join(parts)
 
 
-def small_message(arguments: bytes, header: bytes, body: bytes) -> bytes:
-    """`message_frames` on channel 1, for a body that is not empty and fits into one frame of any broker."""
+def small_message(channel: int, arguments: bytes, header: bytes, body: bytes) -> bytes:
+    """`message_frames` for a body that is not empty and fits into one frame of any broker."""
     return b"".join(
         (
-            _METHOD_HEAD.pack(METHOD, 1, 4 + len(arguments), BASIC_PUBLISH),
+            _METHOD_HEAD.pack(METHOD, channel, 4 + len(arguments), BASIC_PUBLISH),
             arguments,
-            _END_AND_CONTENT_HEAD.pack(END, HEADER, 1, 12 + len(header), 60, 0, len(body)),
+            _END_AND_CONTENT_HEAD.pack(END, HEADER, channel, 12 + len(header), 60, 0, len(body)),
             header,
-            _END_AND_HEAD.pack(END, BODY, 1, len(body)),
+            _END_AND_HEAD.pack(END, BODY, channel, len(body)),
             body,
             _END,
         )

@@ -24,6 +24,7 @@ class Outgoing:
     __slots__ = (
         "abandoned",
         "body",
+        "confirm",
         "deadline",
         "error",
         "exchange",
@@ -53,6 +54,7 @@ class Outgoing:
         mandatory: bool,
         may_repeat: bool,
         wire: bytes | None,
+        confirm: bool = True,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
@@ -64,6 +66,7 @@ class Outgoing:
         self.mandatory = mandatory
         self.may_repeat = may_repeat
         self.wire = wire
+        self.confirm = confirm
         self.maybe_sent = False
         self.tries = 0
         self.is_done = False
@@ -97,6 +100,11 @@ class Confirms:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def last_tag(self) -> int:
+        """The number of the message that was written last."""
+        return self._next_tag - 1
+
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for the answer to one of them."""
         return any(entry.is_wanted(now) for entry in self._entries.values())
@@ -113,7 +121,7 @@ class Confirms:
             if entry is not None and tag == self._lowest_tag:
                 self._lowest_tag += 1
             return [] if entry is None else [entry]
-        last = self._next_tag - 1
+        last = self.last_tag
         if 0 < tag < last:  # 0 stands for all so far (AMQP 0-9-1, basic.ack)
             last = tag
         first, self._lowest_tag = self._lowest_tag, max(self._lowest_tag, last + 1)

@@ -4,7 +4,7 @@ Messages of all callers share one confirming channel, so an error that closes it
 neighbours out of it. The first message to an exchange goes alone over a second channel, the proving lane; once it is
 confirmed the exchange is proven and the main lane takes its messages. When the main lane is closed all the same (an
 exchange was deleted, a property was refused), its unanswered messages go over the proving lane one at a time, and
-the one that closes it again is the one at fault.
+the one that closes it again is the one at fault. Messages that another one answers go over the plain lane (lanes.py).
 
 No I/O: everything gives the bytes to write. The connection's thread alone calls it. Layer 1.
 """
@@ -20,7 +20,8 @@ from ..errors import ConfirmTimeout, ConnectionLost, InvalidMessage, MessagingEr
 from . import codec, frames
 from .channels import Channels, close_reason
 from .frames import Inbound
-from .pending import Confirms, Outgoing
+from .lanes import Lane, PlainLane
+from .pending import Outgoing
 
 TRIES_AFTER_REFUSALS = 3
 """How often a message is sent when the broker closes the connection on it each time."""
@@ -33,18 +34,13 @@ _ACK = Struct(">Q?")
 """What basic.ack says: by far the most frequent method, so it is not read by the general reader."""
 
 
-class _Lane:
-    """One confirming channel."""
+_MAIN, _PLAIN = 1, 2
+"""The channels of the two lanes whose messages are encoded by their callers."""
 
-    def __init__(self) -> None:
-        self.channel = 0
-        self.confirms = Confirms()
 
-    def close(self) -> list[Outgoing]:
-        """The channel is gone; gives what it left unanswered."""
-        unanswered = self.confirms.take_all()
-        self.channel, self.confirms = 0, Confirms()
-        return unanswered
+def small_message(confirm: bool, method: bytes, header: bytes, body: bytes) -> bytes:
+    """The bytes of a message that fits into one frame of any broker, for the lane that it goes over."""
+    return frames.small_message(_MAIN if confirm else _PLAIN, method, header, body)
 
 
 class Publisher:
@@ -60,8 +56,10 @@ class Publisher:
         self._timed: Outgoing | None = None
         self._timed_at = 0.0
         self._channels = channels
-        self._main = _Lane()
-        self._proving = _Lane()
+        self._main = Lane(_MAIN)
+        self._plain = PlainLane(_PLAIN)
+        self._proving = Lane()
+        self._lanes = (self._main, self._plain, self._proving)
         self._unproven: deque[Outgoing] = deque()
         self._proven = {""}
         self._is_main_refusing = False
@@ -70,25 +68,29 @@ class Publisher:
     @property
     def in_flight(self) -> int:
         """Messages that were written and not yet answered, and those that wait for their turn to be proven."""
-        waiting = len(self._unproven) + len(self._refused)
-        return len(self._main.confirms) + len(self._proving.confirms) + waiting
+        return sum(len(lane.confirms) for lane in self._lanes) + len(self._unproven) + len(self._refused)
 
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for an answer."""
         waiting = [*self._unproven, *(entry for _at, entry in self._refused)]
-        lanes = (self._main.confirms, self._proving.confirms)
-        return any(lane.is_awaited(now) for lane in lanes) or any(entry.is_wanted(now) for entry in waiting)
+        is_in_flight = any(lane.confirms.is_awaited(now) for lane in self._lanes)
+        return is_in_flight or any(entry.is_wanted(now) for entry in waiting)
 
     @property
     def is_busy(self) -> bool:
         """True when `advance` may have something to do."""
-        return bool(self._refused)
+        return bool(self._refused) or self._plain.ask_at != _NEVER
 
     def due_at(self) -> float:
-        """When a message that was answered nack is to be tried again."""
-        return self._refused[0][0] if self._refused else _NEVER
+        """When a message that was answered nack is to be tried again, or the broker to be asked about others."""
+        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
 
     def advance(self, now: float) -> bytes:
+        """Do what is due."""
+        question = self._plain.ask() if self._plain.ask_at <= now else b""
+        return question + self._try_refused(now)
+
+    def _try_refused(self, now: float) -> bytes:
         """Try again what was answered nack and has waited its time."""
         due = [entry for at, entry in self._refused if at <= now]
         if not due:
@@ -106,10 +108,13 @@ class Publisher:
         if not entry.is_wanted(now):
             self.drop(entry)
             return b""
-        if entry.exchange in self._proven and not self._is_main_refusing:
-            if self.on_round_trip is not None and (self._timed is None or self._timed.is_done):
-                self._timed, self._timed_at = entry, now
-            return self._send(self._main, entry)
+        if entry.exchange in self._proven:
+            if not entry.confirm:
+                return self._send(self._plain, entry, now)
+            if not self._is_main_refusing:
+                if self.on_round_trip is not None and (self._timed is None or self._timed.is_done):
+                    self._timed, self._timed_at = entry, now
+                return self._send(self._main, entry, now)
         self._unproven.append(entry)
         return self._prove(now)
 
@@ -125,20 +130,17 @@ class Publisher:
             entry.maybe_sent = False  # refused at its only try; of an earlier one nobody knows
         entry.finish(error)
 
-    def _send(self, lane: _Lane, entry: Outgoing) -> bytes:
+    def _send(self, lane: Lane, entry: Outgoing, now: float) -> bytes:
         opening = b""
         if not lane.channel:
-            lane.channel = self._channels.take(self.on_method, number=1 if lane is self._main else None)
-            opening = frames.method_frame(lane.channel, frames.CHANNEL_OPEN, b"\0") + frames.method_frame(
-                lane.channel, frames.CONFIRM_SELECT, b"\0"
-            )
+            opening = lane.opened(self._channels.take(self.on_method, lane.number))
         if len(entry.header) + 12 + frames.OVERHEAD > self.frame_max:
             self._fail(entry, InvalidMessage(f"headers of {len(entry.header)} bytes; a frame holds {self.frame_max}"))
             return opening
-        lane.confirms.sent(entry)
+        lane.sent(entry, now)
         entry.tries += 1
         entry.maybe_sent = True
-        if entry.wire is not None and lane is self._main:
+        if entry.wire is not None and lane is not self._proving:
             return opening + entry.wire if opening else entry.wire
         return opening + frames.message_frames(lane.channel, entry.method, entry.header, entry.body, self.frame_max)
 
@@ -150,18 +152,18 @@ class Publisher:
             if not entry.is_wanted(now):
                 self.drop(entry)
             elif entry.tries == 0 and entry.exchange in self._proven:
-                if self._is_main_refusing:
+                if self._is_main_refusing and entry.confirm:
                     self._unproven.appendleft(entry)
                     written.append(self._end_refusing_main())
                     break
-                written.append(self._send(self._main, entry))
+                written.append(self._send(self._main if entry.confirm else self._plain, entry, now))
             else:
-                written.append(self._send(self._proving, entry))
+                written.append(self._send(self._proving, entry, now))
         return b"".join(written)
 
     def on_method(self, inbound: Inbound, now: float) -> bytes:
         """React to a method on one of the lanes' channels."""
-        lane = self._main if inbound.channel == self._main.channel else self._proving
+        lane = {_MAIN: self._main, _PLAIN: self._plain}.get(inbound.channel, self._proving)
         match inbound.method:
             case frames.BASIC_ACK:
                 return self._on_ack(lane, inbound, now)
@@ -169,27 +171,33 @@ class Publisher:
                 return self._on_nack(lane, inbound, now)
             case frames.BASIC_RETURN:
                 self._on_return(lane, inbound)
+            case frames.BASIC_QOS_OK:
+                self._take_off(self._plain.answered(now), now)
             case frames.CHANNEL_CLOSE:
                 return self._on_close(lane, inbound, now)
         return b""
 
-    def _on_ack(self, lane: _Lane, inbound: Inbound, now: float) -> bytes:
+    def _on_ack(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
         if len(inbound.arguments) != _ACK.size:
             raise codec.MalformedValue("malformed basic.ack")
         tag, multiple = _ACK.unpack(inbound.arguments)
         answered = lane.confirms.resolve(tag, multiple)
+        self._take_off(answered, now)
+        if lane is self._main:
+            return self._prove(now) if self._is_main_refusing else b""
+        self._proven.update(entry.exchange for entry in answered)
+        return self._prove(now)
+
+    def _take_off(self, answered: list[Outgoing], now: float) -> None:
+        """The broker has them."""
         for entry in answered:
             if not entry.is_done:
                 self.confirmed += 1
                 if entry is self._timed and self.on_round_trip is not None and entry.tries == 1:
                     self.on_round_trip(now - self._timed_at)
                 entry.finish()
-        if lane is self._main:
-            return self._prove(now) if self._is_main_refusing else b""
-        self._proven.update(entry.exchange for entry in answered)
-        return self._prove(now)
 
-    def _on_nack(self, lane: _Lane, inbound: Inbound, now: float) -> bytes:
+    def _on_nack(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
         """Try each again on a new channel, a few times with a growing pause; and renew a main lane that refuses.
 
         A channel whose first message met a quorum queue in the middle of a leader election is answered nack for as
@@ -220,7 +228,7 @@ class Publisher:
         self._is_main_refusing = False
         return self._prove(now)
 
-    def _on_return(self, lane: _Lane, inbound: Inbound) -> None:
+    def _on_return(self, lane: Lane, inbound: Inbound) -> None:
         code, text, exchange, routing_key = codec.read_arguments("Bsss", inbound.arguments)
         entry = lane.confirms.returned(exchange, routing_key, inbound.body or b"")
         if entry is not None and not entry.is_done:
@@ -234,7 +242,7 @@ class Publisher:
                 ),
             )
 
-    def _on_close(self, lane: _Lane, inbound: Inbound, now: float) -> bytes:
+    def _on_close(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
         code, text = close_reason(inbound)
         self._is_main_refusing = self._is_main_refusing and lane is not self._main
         suspects = [entry for entry in lane.close() if not entry.is_done]
@@ -261,7 +269,8 @@ class Publisher:
         """
         again = []
         refused = [entry for _at, entry in self._refused]
-        for entry in [*self._main.close(), *self._proving.close(), *refused, *self._unproven]:
+        in_flight = [entry for lane in self._lanes for entry in lane.close()]
+        for entry in [*in_flight, *refused, *self._unproven]:
             if entry.is_done:
                 continue
             is_suspect = is_refusal and entry.tries >= TRIES_AFTER_REFUSALS

@@ -129,6 +129,7 @@ class WsgiRabbitDriver(base.BaseDriver):  # type: ignore[misc]
         sending.body = driver_wire.encoded(driver_wire.pack(message, ctxt, **keys))
         sending.waits_for_servers = not sending.mandatory
         sending.mandatory = True
+        sending.has_confirm = self._options.flags.quorum or not sending.may_repeat
         sending.inbox = replies.expect(msg_id)
         allowed = list(self._allowed_remote_exmods)
         try:

@@ -57,6 +57,7 @@ class Sending:
 
     `entities` are declared when the broker says that they are missing; `has_queue`: one that takes the message is among
     them. `waits_for_servers`: a message that no queue takes is tried again until `ends_at`, instead of being an error.
+    Without `has_confirm` the reply is the proof that the broker has it.
     """
 
     connections: Connections
@@ -71,6 +72,7 @@ class Sending:
     entities: Sequence[Entity] = ()
     has_queue: bool = False
     waits_for_servers: bool = False
+    has_confirm: bool = True
     inbox: Mailbox[Any] = field(default_factory=Mailbox)
     _times_declared: int = 0
 
@@ -114,6 +116,7 @@ class Sending:
                     on_done=self.inbox.put,
                     mandatory=self.mandatory,
                     may_repeat=self.may_repeat,
+                    confirm=self.has_confirm,
                 )
             except MessagingError as exc:
                 self.recover(exc)

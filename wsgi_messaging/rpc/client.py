@@ -43,6 +43,8 @@ class RPCClient:
     `retry` 0: nothing is repeated, and a broker that cannot be reached is an error at once; otherwise a request in
     flight when a connection breaks is sent again under the same id, which our server executes once.
     `call_monitor_timeout`: seconds without a sign of life of the server after which a call ends; for long calls.
+    `confirm`: have the broker confirm the requests of calls too, whose reply is proof enough for most: for a topic of
+    quorum queues, which may lose an unconfirmed one while they elect a leader.
     `allowed_remote_exmods`: modules whose exceptions are raised as they are; all others become a `RemoteError`.
 
     Threads: every method may be called from any thread or greenlet.
@@ -61,6 +63,7 @@ class RPCClient:
         call_monitor_timeout: float | None = None,
         *,
         allowed_remote_exmods: Collection[str] = (),
+        confirm: bool = False,
     ) -> None:
         self.transport = transport
         self.target = target
@@ -68,6 +71,7 @@ class RPCClient:
         self.version_cap = version_cap
         self.retry = retry
         self.call_monitor_timeout = call_monitor_timeout
+        self.confirm = confirm
         self._serializer = serializer or NoOpSerializer()
         self._allowed = frozenset(allowed_remote_exmods)
         self._check()
@@ -290,6 +294,7 @@ class _Call:
             on_done=settled,
             mandatory=True,
             may_repeat=self._client.retry != 0,
+            confirm=self._client.confirm or self._client.retry == 0,
         )
 
     def _await(self, inbox: Inbox, entry: Outgoing) -> Any:
@@ -335,7 +340,7 @@ class _Call:
                 return expiry
         target, monitor = self._client.target, self._client.call_monitor_timeout
         if not entry.is_done:
-            why = "the request was sent, and the broker has not confirmed it"
+            why = "the request was sent, and the broker has not said that it has it"
         elif native.monotonic() < self._deadline:
             why = f"the broker has the request, and no server gave a sign of life for {monitor:g} s"
         else:

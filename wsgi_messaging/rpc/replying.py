@@ -40,10 +40,19 @@ def _nothing() -> None:
 
 
 class Replier:
-    """Publishes the replies of one server. Threads: any; nothing blocks but `wait`."""
+    """Publishes the replies of one server. Threads: any; nothing blocks but `wait`.
+
+    `confirm`: each reply has a confirm of its own, for a server that acknowledges the request behind it.
+    """
 
     def __init__(
-        self, transport: Transport, connections: Connections, timer: Timer, *, with_traceback: bool = True
+        self,
+        transport: Transport,
+        connections: Connections,
+        timer: Timer,
+        *,
+        with_traceback: bool = True,
+        confirm: bool = False,
     ) -> None:
         self.sent = 0
         self.undeliverable = 0
@@ -52,6 +61,7 @@ class Replier:
         self._connections = connections
         self._timer = timer
         self._with_traceback = with_traceback
+        self._confirm = confirm
         self._gone: OrderedDict[str, float] = OrderedDict()  # the publishing connection's thread's own
         self.is_ending = False
         self._open = 0
@@ -119,6 +129,7 @@ class Replier:
             deadline=sending.latest,
             on_done=sending.settled,
             mandatory=True,
+            confirm=self._confirm,
         )
 
     def again(self, sending: _Sending) -> None:

@@ -286,7 +286,13 @@ class _Running:
         self.seen = SeenIds()
         self.timer = Timer(f"wsgi-messaging-rpc-timer-{name}")
         self.pool = Pool(name, server._pool_size, partial(server.handle, self), partial(wire.requeue, connections))
-        self.replier = Replier(server.transport, connections, self.timer, with_traceback=server._with_traceback)
+        self.replier = Replier(
+            server.transport,
+            connections,
+            self.timer,
+            with_traceback=server._with_traceback,
+            confirm=server._is_late or server._flags.transient_quorum,
+        )
         self._bindings = bindings
         self._fanout_queue = server.fanout_queue
         self._changed = Completion()

@@ -37,8 +37,11 @@ def publish(
     on_done: Callable[[Outgoing], None],
     mandatory: bool,
     may_repeat: bool = True,
+    confirm: bool = True,
 ) -> Outgoing:
     """Hand an encoded message over; `on_done` is called on the connection's thread when it is settled.
+
+    Without `confirm` it costs half, and the broker is asked about it a moment later.
 
     Raises: `InvalidMessage`, `Unavailable` when too many messages wait already, `Closed`.
     """
@@ -50,6 +53,7 @@ def publish(
         notify=lambda: on_done(entry),
         mandatory=mandatory,
         may_repeat=may_repeat,
+        confirm=confirm,
     )
     connections.submit(entry)
     return entry
