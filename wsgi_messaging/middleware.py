@@ -25,6 +25,8 @@ StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _current: ContextVar[Transport | None] = ContextVar("wsgi_messaging_transport", default=None)
+_getpid, _get_current = os.getpid, _current.get
+"""Looked up once: every request asks."""
 
 
 class Pages(Protocol):
@@ -82,21 +84,23 @@ class MessagingMiddleware:
             from .observe.health import HealthEndpoints
 
             self._serve(HealthEndpoints(self.transport, health_path))
+        self._has_more = self._has_deadlines or bool(self._pages)
 
     def _serve(self, pages: Pages) -> None:
         self._pages.update(dict.fromkeys(pages.paths, pages))
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if self._observed_pid != os.getpid():
+        if self._observed_pid != _getpid():
             self._observe(environ)
-        page = self._pages.get(environ.get("PATH_INFO", "")) if self._pages else None
-        if page is not None:
-            return page(environ, start_response)
+        if self._has_more:
+            page = self._pages.get(environ.get("PATH_INFO", ""))
+            if page is not None:
+                return page(environ, start_response)
+            if self._has_deadlines:
+                deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
         transport = environ[ENVIRON_KEY] = self.transport
-        if _current.get() is not transport:
+        if _get_current() is not transport:
             _current.set(transport)
-        if self._has_deadlines:
-            deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
         return self.app(environ, start_response)
 
     def _seconds_for(self, said: str | None) -> float | None:
@@ -112,7 +116,7 @@ class MessagingMiddleware:
     def _observe(self, environ: dict[str, Any]) -> None:
         advice = observe_first_request(environ)
         self.transport.is_one_shot = advice.one_shot
-        self._observed_pid = os.getpid()
+        self._observed_pid = _getpid()
 
 
 def _checked_deadline(seconds: object) -> float | None:
