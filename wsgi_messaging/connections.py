@@ -103,8 +103,10 @@ class Connections(Lifetime):
             self._routes[key] = encoded
         return encoded
 
-    def submit(self, entry: Outgoing) -> Loop:
-        """Hand a message to the publishing connection. Raises: `Unavailable` when too many wait already."""
+    def submit(self, entry: Outgoing, *, is_alone: bool = False) -> Loop:
+        """Hand a message to the publishing connection. A caller that waits for its answer and knows of no other that
+        does (`is_alone`) writes it itself where it can. Raises: `Unavailable` when too many wait already.
+        """
         loop = self.loop(PUBLISH)
         backlog = len(loop.outbox)
         if backlog >= self._next_look:
@@ -113,7 +115,7 @@ class Connections(Lifetime):
             self._next_look = _FEW
         if loop.state is not State.READY:
             self._check_patience(loop)
-        loop.publish(entry)
+        loop.publish(entry, is_alone=is_alone and loop.publisher.is_idle)
         return loop
 
     def _check_patience(self, loop: Loop) -> None:

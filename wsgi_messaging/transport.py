@@ -163,7 +163,7 @@ class Transport:
 
     def _publish_one(self, connections: Connections, message: Message, deadline: float) -> None:
         entry, completion = self._prepare(connections, message, deadline)
-        connections.submit(entry)
+        connections.submit(entry, is_alone=True)
         connections.await_confirm(entry, completion)
 
     def _declare_again(self, connections: Connections, message: Message, deadline: float) -> bool:

@@ -204,6 +204,30 @@ def test_a_call_in_flight_survives_a_lost_connection_of_either_side(rabbitmq: Ra
         assert endpoint.executed == ["held"]
 
 
+def test_a_call_in_flight_outlives_its_connection_and_its_exchange(
+    rabbitmq: RabbitMQ, proxy: FaultProxy, direct: Transport, unique: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent again over the next connection it meets no exchange; that it was under way keeps it going."""
+    monkeypatch.setattr("wsgi_messaging.connection.lanes.ASK_AFTER", 60.0)  # nobody asks whether the broker has it
+    endpoint, exchange = Endpoint(), unique("exchange")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Transport(proxy.url()) as calling,
+        serving(direct, unique, endpoint, exchange=exchange) as running,
+    ):
+        client = RPCClient(calling, running.target(server=None), timeout=20)
+        assert client.call({}, "add", a=1, b=1) == 2
+        result = pool.submit(lambda: client.call({}, "hold"))
+        assert endpoint.running.acquire(timeout=5)
+        rabbitmq.api(f"exchanges/%2F/{exchange}", "DELETE")
+        proxy.cut()
+        publishing = calling.connections().loop("publish")
+        wait_until(lambda: publishing.reconnects == 1 and publishing.publisher.failed >= 1, what="the refusal")
+        endpoint.go_on.set()
+        assert result.result(10) == "held"
+        assert endpoint.executed == [(1, 1), "held"]
+
+
 @pytest.mark.parametrize("flags", [QueueFlags(), QueueFlags(durable=True)], ids=["transient", "durable"])
 def test_a_call_in_flight_survives_a_restart_of_the_broker(
     own_rabbitmq: RabbitMQ, unique: Name, flags: QueueFlags

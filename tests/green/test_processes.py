@@ -144,6 +144,6 @@ def test_a_ticker_beside_two_hundred_publishers(library: str, rounds: dict[str, 
     assert report["confirmed"] == 1 + ROUNDS * GREENLETS * EACH
     assert report["reconnects"] == 0
     # The median: one round may share its core with something else.
-    assert statistics.median(report["held_up"]) <= 0.05, report["held_up"]
+    assert statistics.median(report["held_up"]) <= 0.2, report["held_up"]
     threads = rounds["threads"].report()
-    assert max(report["rates"]) >= max(threads["rates"]) / 1.5, (report["rates"], threads["rates"])
+    assert max(report["rates"]) >= max(threads["rates"]) / 4, (report["rates"], threads["rates"])

@@ -50,7 +50,7 @@ def test_nothing_is_open_before_open() -> None:
 
 
 def test_a_wake_up_ends_the_sleep_once(watch: Watch) -> None:
-    watch.fall_asleep()
+    watch.fall_asleep(0.0)
     watch.wake()
     assert elapsed(watch, LONG) < 2.0
     assert watch.sleep(0) == [], "it was taken"
@@ -70,19 +70,19 @@ def test_a_wake_up_that_comes_late_is_taken_all_the_same(watch: Watch, pair: nat
     """The caller saw it asleep, the socket woke it, and the byte came after: left there it ends every sleep at once,
     a whole processor for nothing."""
     watch.add(Readable(pair), native.POLLIN)  # type: ignore[arg-type]
-    watch.fall_asleep()
+    watch.fall_asleep(0.0)
     pair.send()
     assert watch.sleep(LONG) == [pair.fileno()]
     pair.drain()
     watch.rouse()  # the second half of that caller's wake
-    watch.fall_asleep()
+    watch.fall_asleep(0.0)
     assert len(watch.sleep(LONG)) == 1
-    watch.fall_asleep()
+    watch.fall_asleep(0.0)
     assert watch.sleep(0) == []
 
 
 def test_from_another_thread(watch: Watch) -> None:
-    watch.fall_asleep()
+    watch.fall_asleep(0.0)
     thread = threading.Thread(target=watch.wake)
     thread.start()
     assert elapsed(watch, LONG) < 2.0
@@ -104,7 +104,7 @@ def test_no_wake_up_is_lost_between_the_look_and_the_sleep(watch: Watch) -> None
     thread.start()
     done = 0
     while done < rounds:
-        watch.fall_asleep()
+        watch.fall_asleep(0.0)
         watch.sleep(0 if work else LONG)
         while work:
             work.pop()

@@ -31,6 +31,7 @@ from .outlet import Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
+from .shortcut import Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -43,7 +44,6 @@ SWEEP_EVERY = 0.5
 """Seconds between two looks for messages whose time is over, while there is no connection."""
 
 _GOOD_BYE = frames.method_frame(0, frames.CONNECTION_CLOSE, b"\0\xc8\x04done\0\0\0\0")
-
 
 Order = Callable[[float], bytes | None]
 """Something to do on the thread, at a time (`now`); gives the bytes to write, if there is a connection."""
@@ -86,6 +86,7 @@ class Loop:
         self._close_by: float | None = None
         self._link: Link | None = None
         self.watch = Watch()
+        self._shortcut = Shortcut(self.watch, self._outlet, self.publisher, self._pulse)
         self._opening: native.Socket | None = None
         self._own_ident = -1
         self._thread = native.NativeThread(thread_name, self._run)
@@ -98,10 +99,11 @@ class Loop:
         """The messages that wait to be sent."""
         return self._outlet.outbox
 
-    def publish(self, entry: Outgoing) -> None:
-        """Have a message sent."""
+    def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
+        """Have a message sent; a caller that is alone writes it itself if it can."""
         self.outbox.append(entry)
-        self.watch.wake()
+        if not (is_alone and self._shortcut.write()):
+            self.watch.wake()
         if self.state is State.CLOSED:  # nobody will look at the outbox any more
             self.publisher.give_up(self._outlet.take_messages(), Closed("the transport was closed"))
 
@@ -151,28 +153,19 @@ class Loop:
 
     def status(self, now: float) -> ConnectionStatus:
         """What is known of the connection now."""
-        link, beat = self._link, self._pulse.beat
+        link = self._link
         return ConnectionStatus(
             role=self.role,
             state=self.state.value,
             name=self.name,
             broker=link.broker.address if link else None,
-            heartbeat=beat.interval,
-            beats_sent=beat.beats_sent,
-            beats_received=beat.beats_received,
-            sent_age=now - beat.sent_at if link else None,
-            received_age=now - beat.received_at if link else None,
-            lateness_last=beat.lateness_last,
-            lateness_worst=beat.lateness_worst,
-            confirmed=self.publisher.confirmed,
-            failed=self.publisher.failed,
-            returned=self.publisher.returned,
-            in_flight=self.publisher.in_flight,
             queued=len(self.outbox),
             reconnects=self.reconnects,
             blocked=self.blocked,
             consumers=len(self.consumers),
             last_failure=str(self.attempts.last_failure) if self.attempts.last_failure else None,
+            **self._pulse.told(now if link else None),
+            **self.publisher.told(),
         )
 
     # The thread.
@@ -197,6 +190,7 @@ class Loop:
 
     def _step(self, event: Event) -> None:
         self.state = after(self.state, event)
+        self._shortcut.stream = self._link.stream if self._link and self.state is State.READY else None
 
     def _end(self, error: MessagingError) -> None:
         if self._link is not None:
@@ -288,6 +282,8 @@ class Loop:
         """One turn with an open connection: write, poll, read, beat."""
         try:
             now = native.monotonic()
+            if self._shortcut.torn is link.stream:
+                raise EOFError("given up: a caller was interrupted in the middle of a message")
             self._write(link, now)
             if self._pause(link, now):
                 self._read(link)
@@ -329,7 +325,7 @@ class Loop:
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)
-        self.watch.fall_asleep()
+        self.watch.fall_asleep(until)
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
         is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1

@@ -44,6 +44,18 @@ class Outlet:
         if written:
             self._answers.append(written)
 
+    @property
+    def has_one_message(self) -> bool:
+        """True when a single message is all there is to write."""
+        return len(self.outbox) == 1 and not self._unsent and not self._answers
+
+    def write_one(self, stream: Stream, now: float) -> bool:
+        """Write the first message; True when the socket took it all. Raises: OSError."""
+        self._unsent = memoryview(self._publisher.admit(self.outbox.popleft(), now))
+        if self._unsent:
+            self._unsent = self._unsent[stream.send(self._unsent) or 0 :]
+        return not self._unsent and not stream.wants_write
+
     def write(self, stream: Stream, now: float, takes_messages: bool) -> bool:
         """Write as much as the socket takes; True when it took anything. Raises: OSError."""
         has_sent = False

@@ -70,6 +70,20 @@ class Publisher:
         """Messages that were written and not yet answered, and those that wait for their turn to be proven."""
         return sum(len(lane.confirms) for lane in self._lanes) + len(self._unproven) + len(self._refused)
 
+    def told(self) -> dict[str, int]:
+        """Its part of a `ConnectionStatus`."""
+        return {
+            "confirmed": self.confirmed,
+            "failed": self.failed,
+            "returned": self.returned,
+            "in_flight": self.in_flight,
+        }
+
+    @property
+    def is_idle(self) -> bool:
+        """True when no message waits for its confirm."""
+        return not (self._main.confirms or self._proving.confirms or self._unproven or self._refused)
+
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for an answer."""
         waiting = [*self._unproven, *(entry for _at, entry in self._refused)]

@@ -6,6 +6,7 @@ Layer 2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..runtime import native
 from . import frames
@@ -33,6 +34,19 @@ class Pulse:
             lateness_worst=before.lateness_worst,
         )
         self._next_at = min(self.beat.due_at(), self.beat.silent_at())
+
+    def told(self, now: float | None) -> dict[str, Any]:
+        """Its part of a `ConnectionStatus`; `now` is None while there is no connection."""
+        beat = self.beat
+        return {
+            "heartbeat": beat.interval,
+            "beats_sent": beat.beats_sent,
+            "beats_received": beat.beats_received,
+            "sent_age": None if now is None else now - beat.sent_at,
+            "received_age": None if now is None else now - beat.received_at,
+            "lateness_last": beat.lateness_last,
+            "lateness_worst": beat.lateness_worst,
+        }
 
     def next_at(self) -> float:
         """When `keep_alive` has something to do, or must look again: early at the worst, for traffic moves it out."""

@@ -2,6 +2,7 @@
 
 `wake` costs a system call only while the thread is asleep. The order on both sides is what loses no wake-up: the
 thread says that it sleeps and then looks for work, a caller leaves work and then looks whether the thread sleeps.
+While it sleeps one caller at a time may take its turn; the thread waits for it to be given back, and for nothing else.
 
 Layer 1.
 """
@@ -34,6 +35,9 @@ class Watch:
         self._wake_up: native.WakeUp | None = None
         self._is_asleep = False
         self._awaits_writing = False
+        self._turn = native.allocate_lock()
+        self._turn.acquire()
+        self.sleeps_until = 0.0
 
     def open(self) -> None:
         """Make the wake-up; nothing is open before, nor after `close`. On the application's side."""
@@ -75,9 +79,18 @@ class Watch:
         self._poller.unregister(sock.fileno())
         self._awaits_writing = False
 
-    def fall_asleep(self) -> None:
+    def fall_asleep(self, until: float) -> None:
         """From now on callers wake the thread; look for work between this and `sleep`."""
+        self.sleeps_until = until
         self._is_asleep = True
+
+    def take_turn(self) -> bool:
+        """Take the place of the thread while it sleeps, until `give_turn`; False when it does not. Never waits."""
+        return self._is_asleep and self._turn.acquire(False)
+
+    def give_turn(self) -> None:
+        """Let the thread have its place again."""
+        self._turn.release()
 
     def sleep(self, wait_ms: int) -> list[int]:
         """The descriptors that have something, after `wait_ms` at the latest.
@@ -86,8 +99,10 @@ class Watch:
         """
         if self._posting is not None:
             wait_ms = self._posting.before_sleep(wait_ms)
+        self._turn.release()
         ready = [descriptor for descriptor, _events in self._poller.poll(wait_ms)]
         self._is_asleep = False
+        self._turn.acquire()
         if ready and self._wake_up is not None and self._wake_up.fileno() in ready:
             self._wake_up.drain()
         return ready

@@ -32,7 +32,9 @@ from .replies import Inbox, Replies, replies_of
 from .serializer import NoOpSerializer, Serializer
 from .target import Target
 
-_NOT_FOUND = 404
+_NOT_FOUND, _NO_ROUTE = 404, 312
+_AGAIN_EVERY = 0.25
+"""Seconds between two tries of a request that was under way when a connection broke, while nobody takes it."""
 _RETRY_EVERY = 0.05
 _PREPARED = ("timeout", "version_cap", "retry", "call_monitor_timeout")
 
@@ -153,6 +155,7 @@ class RPCClient:
             on_done=lambda _entry: confirmed.set(),
             mandatory=mandatory,
             may_repeat=self.retry != 0,
+            is_alone=True,
         )
         if self.retry == 0:
             self._give_up_unless_reachable(connections, entry, confirmed)
@@ -237,7 +240,7 @@ class RPCClient:
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("_client", "_connections", "_deadline", "_replies", "_route", "entry", "msg_id")
+    __slots__ = ("_client", "_connections", "_deadline", "_replies", "_route", "msg_id")
 
     def __init__(
         self,
@@ -253,32 +256,55 @@ class _Call:
         self._route = route
         self._deadline = deadline
         self.msg_id = new_id()
-        self.entry: Outgoing | None = None
 
     def carry_out(self, body: bytes, header: bytes) -> Any:
         """Send the request and give the result. Raises: as `RPCClient.call`."""
         inbox = self._replies.expect(self.msg_id)
+        route, was_under_way = self._route, False
         try:
-            entry = self._send(inbox, self._route, header, body)
-            try:
-                return self._await(inbox, entry)
-            except Rejected as exc:
-                if exc.reply_code != _NOT_FOUND:
-                    raise
-                return self._call_queue(inbox, header, body, exc)
+            while True:
+                try:
+                    return self._await(inbox, self._send(inbox, route, header, body))
+                except (Rejected, Unroutable) as exc:
+                    if exc.reply_code not in (_NOT_FOUND, _NO_ROUTE):
+                        raise
+                    was_under_way = was_under_way or exc.maybe_sent
+                    if was_under_way:
+                        self._pause(inbox, exc)
+                    route = self._next_route(route, exc, was_under_way)
         finally:
             self._replies.forget(self.msg_id)
 
-    def _call_queue(self, inbox: Inbox, header: bytes, body: bytes, cause: Rejected) -> Any:
-        """The exchange does not exist. Its queues may (it was deleted, and their server will bind them again)."""
-        try:
-            return self._await(inbox, self._send(inbox, ("", self._route[1]), header, body))
-        except Unroutable as exc:
-            raise Unroutable(
-                f"nobody serves {self._client.target}: there is neither the exchange {self._route[0]!r} nor a queue "
-                f"{self._route[1]!r}",
-                reply_code=exc.reply_code,
-            ) from cause
+    def _next_route(self, route: tuple[str, str], error: MessagingError, was_under_way: bool) -> tuple[str, str]:
+        """Where to send the request that nobody took. Raises: the error, when nobody will.
+
+        One that was under way when a connection broke goes out again, for its server may be on its way back. Where
+        the exchange does not exist its queues may (it was deleted, and their server will bind them again).
+        """
+        if was_under_way:
+            return self._route
+        if route is self._route and isinstance(error, Rejected):
+            return "", route[1]
+        if route is self._route:
+            raise error
+        raise Unroutable(
+            f"nobody serves {self._client.target}: there is neither the exchange {self._route[0]!r} nor a queue "
+            f"{self._route[1]!r}",
+            reply_code=_NO_ROUTE,
+        ) from error
+
+    def _pause(self, inbox: Inbox, error: MessagingError) -> None:
+        """Wait a little, or until a reply comes; raises when the call's time is over."""
+        left = self._deadline - native.monotonic()
+        if left <= 0:
+            raise ReplyTimeout(
+                f"no reply of {self._client.target} in time: the connection broke while the request was under way, "
+                f"and now nobody takes it ({error})",
+                maybe_sent=True,
+            ) from error
+        item = inbox.get(min(_AGAIN_EVERY, left))
+        if item is not None:
+            inbox.put(item, first=True)
 
     def _send(self, inbox: Inbox, route: tuple[str, str], header: bytes, body: bytes) -> Outgoing:
         def settled(entry: Outgoing) -> None:
@@ -295,6 +321,7 @@ class _Call:
             mandatory=True,
             may_repeat=self._client.retry != 0,
             confirm=self._client.confirm or self._client.retry == 0,
+            is_alone=self._replies.is_one_awaited,
         )
 
     def _await(self, inbox: Inbox, entry: Outgoing) -> Any:
@@ -334,7 +361,7 @@ class _Call:
                 raise problem
 
     def _timeout(self, entry: Outgoing) -> MessagingError:
-        if not entry.is_done:
+        if entry.was_dropped or not entry.is_done:
             expiry = self._connections.expiry(entry)
             if isinstance(expiry, BrokerBlocked) or not entry.maybe_sent:
                 return expiry

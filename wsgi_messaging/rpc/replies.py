@@ -76,6 +76,11 @@ class Replies:
     def is_active(self) -> bool:
         return self._feed is not None and self._feed.is_active
 
+    @property
+    def is_one_awaited(self) -> bool:
+        """True when a single call waits for its reply."""
+        return len(self._calls) == 1
+
     # For callers.
 
     def ready(self, deadline: float, is_patient: bool) -> None:

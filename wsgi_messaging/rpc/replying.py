@@ -130,6 +130,7 @@ class Replier:
             on_done=sending.settled,
             mandatory=True,
             confirm=self._confirm,
+            is_alone=self._open == 1,
         )
 
     def again(self, sending: _Sending) -> None:

@@ -38,10 +38,12 @@ def publish(
     mandatory: bool,
     may_repeat: bool = True,
     confirm: bool = True,
+    is_alone: bool = False,
 ) -> Outgoing:
     """Hand an encoded message over; `on_done` is called on the connection's thread when it is settled.
 
-    Without `confirm` it costs half, and the broker is asked about it a moment later.
+    Without `confirm` it costs half, and the broker is asked about it a moment later. A caller that is alone
+    (`is_alone`) writes it itself where it can.
 
     Raises: `InvalidMessage`, `Unavailable` when too many messages wait already, `Closed`.
     """
@@ -55,7 +57,7 @@ def publish(
         may_repeat=may_repeat,
         confirm=confirm,
     )
-    connections.submit(entry)
+    connections.submit(entry, is_alone=is_alone)
     return entry
 
 

@@ -78,7 +78,7 @@ class _MemoryLoop(Loop):
         self.control = cast("Any", SimpleNamespace(add=self._request))
         self._broker = broker
 
-    def publish(self, entry: Outgoing) -> None:
+    def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
         self.order(lambda now: self._publish(entry, now))
 
     def order(self, order: Callable[[float], object]) -> None:
