@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 ENVIRONMENT = sh tools/environment $(PYTHON)
-# A choice of tests: make test TESTS=tests/servers/test_matrix.py
+# A choice of tests: make test TESTS=tests/servers/test_matrix.py; one after the other: JOBS=0
 TESTS ?=
+JOBS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-all lint soak coverage bench docs dist clean system environments
+.PHONY: help demo test test-all lint soak coverage bench storm docs dist clean system environments
 
 help:
 	@echo "make demo      the embedded broker, gunicorn, an example API: seen working in half a minute"
@@ -19,6 +20,7 @@ help:
 	@echo "make soak      the tests that take minutes"
 	@echo "make coverage  branch coverage; 100 % is asked of the pure modules"
 	@echo "make bench     every row of the table of measurements, beside its peers    (ARGS=--quick for a minute)"
+	@echo "make storm     10,000 workers reconnect after a loss, in virtual time: build/storm   (ARGS='--workers 1000')"
 	@echo "make docs      the documentation in build/docs, with what make bench has measured"
 	@echo "make dist      sdist and wheel in dist/"
 
@@ -27,7 +29,7 @@ demo:
 	@$(BIN)/python -m examples.demo
 
 test: environments
-	$(BIN)/python -m pytest -m "not soak" $(ARGS) $(TESTS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadgroup $(ARGS) $(TESTS)
 
 test-all: system
 	@sh tools/test-all tests/unit tests/broker tests/test_layers.py
@@ -50,6 +52,10 @@ coverage:
 bench: system
 	@$(ENVIRONMENT) .venv-bench bench -e . -r benchmarks/requirements.txt
 	.venv-bench/bin/python -m benchmarks --output build/bench $(ARGS)
+
+storm:
+	@$(ENVIRONMENT) .venv-bench storm -e . matplotlib
+	.venv-bench/bin/python -m benchmarks.storm --output build/storm $(ARGS)
 
 docs:
 	@$(ENVIRONMENT) .venv-docs docs -e '.[docs]'

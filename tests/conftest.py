@@ -21,6 +21,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run on several processes, a file's tests stay together; those of tests/green share servers that idle meanwhile."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "green" else item.path)))
+
+
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A real RabbitMQ on ports of its own, shared by the session. A test that kills it uses `own_rabbitmq`."""

@@ -80,7 +80,7 @@ def test_function_calls_of_an_operation(url: str, work: str, python: int, c: int
     [
         ("publish", 0.1, 60),
         ("publish_many", 0.1, 3600),  # the peak holds the whole batch: bytes for a message in flight of 1 KiB
-        # The server keeps the ids of 10,000 requests; both sides keep what was sent until the broker was asked about it.
+        # The server keeps the ids of 10,000 requests; both sides keep what was sent until they asked about it.
         ("call", 4.2, 3600),
     ],
 )
