@@ -208,7 +208,7 @@ def test_a_call_in_flight_outlives_its_connection_and_its_exchange(
     rabbitmq: RabbitMQ, proxy: FaultProxy, direct: Transport, unique: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sent again over the next connection it meets no exchange; that it was under way keeps it going."""
-    monkeypatch.setattr("wsgi_messaging.connection.lanes.ASK_AFTER", 2.0)  # nobody has asked yet whether the broker has it
+    monkeypatch.setattr("wsgi_messaging.connection.lanes.ASK_AFTER", 2.0)  # unasked
     endpoint, exchange = Endpoint(), unique("exchange")
     with (
         ThreadPoolExecutor(1) as pool,
