@@ -61,6 +61,8 @@ def test_the_wheel_installs_and_finds_its_hooks(shipped: dict[str, Path], tmp_pa
         assert (tmp_path / "deploy" / hook.name).read_bytes() == hook.read_bytes()
     examples = environment / "share" / "wsgi-messaging" / "examples"
     assert {path.name for path in examples.iterdir()} >= {"api.py", "demo.py", "nova_api.py"}
+    deploy = {path.name for path in (ROOT / "examples" / "deploy").iterdir()}
+    assert {path.name for path in (examples / "deploy").iterdir()} == deploy
     code = "import wsgi_messaging, sys; print(sorted(m for m in sys.modules if m in ('kombu', 'wsgi_messaging.rpc')))"
     assert run(binaries / "python", "-c", code, cwd=tmp_path).strip() == "[]"
     installed = run(binaries / "pip", "list", "--format=freeze", "--disable-pip-version-check", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import wait_until
 from tests.interop.peer import Peer, PeerError
 from wsgi_messaging import RemoteError, ReplyTimeout, Transport
+from wsgi_messaging.cli import main
 from wsgi_messaging.rpc import QueueFlags, RPCClient, RPCServer, Target, expected_exceptions, remaining_time
 
 EXCHANGE = "interop"
@@ -162,6 +164,22 @@ def test_the_context_arrives_as_it_was_and_has_nothing_of_ours_in_it(client: RPC
 
 def test_our_call_to_a_namespace_and_its_version(client: RPCClient) -> None:
     assert client.prepare(namespace="special", version="2.0").call({}, "echo", value=1) == ["special", 1]
+
+
+def test_a_call_and_a_cast_from_the_shell(
+    rabbitmq: RabbitMQ, peer_topic: str, client: RPCClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ("--exchange", EXCHANGE, "--server", "oslo1", "--url", rabbitmq.url)
+    assert main(["call", peer_topic, "echo", 'value={"a": [1, null]}', *to]) == 0
+    assert json.loads(capsys.readouterr().out) == {"a": [1, None]}
+    assert main(["call", peer_topic, "teapot", "color=red", *to]) == 3
+    assert "the method failed: TeapotError: short and stout" in capsys.readouterr().err
+    assert main(["call", peer_topic, "no_such", *to]) == 3
+    assert "remedy: Check METHOD" in capsys.readouterr().err
+    assert main(["cast", peer_topic, "note", "item=from the shell", *to]) == 0
+    assert main(["cast", peer_topic, "note", "item=to all", "--fanout", "--exchange", EXCHANGE, *to[4:]]) == 0
+    noted = client.prepare(server="oslo1")
+    wait_until(lambda: {"from the shell", "to all"} <= set(noted.call({}, "notes")), 10.0, "both casts")
 
 
 def test_our_call_to_one_server(client: RPCClient) -> None:

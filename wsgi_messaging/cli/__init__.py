@@ -23,6 +23,8 @@ COMMANDS = {
     "serve": "serve a WSGI application with Werkzeug: N lasting processes on one port",
     "hooks": "list the drop-in configuration files for the servers, or copy them",
     "rpc-server": "serve RPC requests with the endpoints of a module",
+    "call": "call a method of an RPC server and show its reply",
+    "cast": "have a method of one RPC server, or of all, invoked without a reply",
     "status": "show the connections of all workers, live",
     "notify": "send one notification",
     "listen": "show notifications as they come",

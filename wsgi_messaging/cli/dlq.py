@@ -1,16 +1,17 @@
 """`wsgi-messaging dlq list|show|replay`: what was dead-lettered, why, and back to where it came from.
 
-A replayed message is acknowledged in the dead-letter queue when the broker has confirmed it elsewhere, never before:
-an interruption leaves a message in both places at worst, with the same message_id. What cannot be replayed stays.
+A replayed message is acknowledged in the dead-letter queue when the broker has confirmed it elsewhere, never before.
+Ctrl-C ends a replay after the batch that is under way; whatever ends it in the middle leaves a message in both places
+at worst, with the same message_id. What cannot be replayed stays.
 
-Layer 5: imports settings, the approach, the letters, the management.
+Layer 5: imports settings, the approach, the foreground, the letters, the management.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..connection import codec, topology
@@ -18,6 +19,7 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from ._approach import conversation_with_any
 from ._conversation import PROBES, Conversation, Fetched, Parcel, Refused, Trouble
+from ._foreground import interruption_awaited
 from ._letters import first_death, replayed
 from ._management import Management
 from .check import settings_of
@@ -60,6 +62,8 @@ def add_parser(subparsers: Any) -> None:
     replaying.add_argument("--limit", type=int, metavar="N", help="(default: what is in the queue at the beginning)")
     replaying.add_argument("--dry-run", action="store_true", help="only say what would go where")
     replaying.add_argument("--to-queue", action="store_true", help="straight to the queue in which it died")
+    for each in (showing, replaying):
+        each.add_argument("--quiet", action="store_true", help="show no progress (on standard error)")
     for each in (listing, showing, replaying):
         add_broker_arguments(each)
 
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             depth, _consumers = conversation.depth(args.queue)
             if args.action == "show":
-                return _show(conversation, args)
+                return _show(conversation, args, min(depth, args.limit))
             return _Replay(conversation, broker.userid, args).run(min(depth, args.limit or depth))
         except Refused as exc:
             cause = f"queue {args.queue!r} cannot be read ({exc})"
@@ -120,13 +124,15 @@ def _targets(queue: dict[str, Any], management: Management) -> Iterator[str]:
         yield from dict.fromkeys(each["destination"] for each in bound if each["destination_type"] == "queue")
 
 
-def _show(conversation: Conversation, args: argparse.Namespace) -> int:
+def _show(conversation: Conversation, args: argparse.Namespace, total: int) -> int:
     rows: list[dict[str, Any]] = []
-    while len(rows) < args.limit:
-        batch = conversation.fetch(args.queue, min(BATCH, args.limit - len(rows)))
-        if not batch:
-            break
-        rows += [_described(number, message) for number, message in enumerate(batch, len(rows) + 1)]
+    with Progress("fetched", total, is_quiet=args.quiet or args.json) as progress:
+        while len(rows) < args.limit:
+            batch = conversation.fetch(args.queue, min(BATCH, args.limit - len(rows)))
+            if not batch:
+                break
+            rows += [_described(number, message) for number, message in enumerate(batch, len(rows) + 1)]
+            progress.show(len(rows))
     show(rows, SHOW_COLUMNS, as_json=args.json)
     return 0
 
@@ -155,28 +161,37 @@ class _Replay:
         self._user = user
         self._args = args
         self._exchanges: dict[str, str] = {"": ""}
-        self.replayed = 0
+        self.seen = self.replayed = 0
+        self.is_interrupted = False
         self.routes: collections.Counter[str] = collections.Counter()
         self.kept: collections.Counter[str] = collections.Counter()
 
     def run(self, total: int) -> int:
         """Blocks: as long as it takes; progress is shown. What is not acknowledged goes back at the end."""
-        seen, size = 0, 10
         what = "examined" if self._args.dry_run else "replayed"
+        is_quiet = self._args.quiet or self._args.json
         try:
-            with Progress(what, total) as progress:
-                while seen < total:
-                    batch = self._conversation.fetch(self._args.queue, min(size, total - seen))
-                    if not batch:
-                        break
-                    self._take(batch)
-                    seen += len(batch)
-                    largest = max(1, *(len(message.body) for message in batch))
-                    size = max(1, min(BATCH, BATCH_OCTETS // largest))
-                    progress.show(seen)
+            with interruption_awaited() as is_interrupted, Progress(what, total, is_quiet=is_quiet) as progress:
+                self._take_all(total, is_interrupted, progress)
+                self.is_interrupted = is_interrupted() and self.seen < total
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+            raise
         finally:
             self._report(total)
-        return 1 if self.kept else 0
+        return 130 if self.is_interrupted else 1 if self.kept else 0
+
+    def _take_all(self, total: int, is_interrupted: Callable[[], bool], progress: Progress) -> None:
+        size = 10
+        while self.seen < total and not is_interrupted():
+            batch = self._conversation.fetch(self._args.queue, min(size, total - self.seen))
+            if not batch:
+                break
+            self._take(batch)
+            self.seen += len(batch)
+            largest = max(1, *(len(message.body) for message in batch))
+            size = max(1, min(BATCH, BATCH_OCTETS // largest))
+            progress.show(self.seen)
 
     def _take(self, batch: Sequence[Fetched]) -> None:
         by_exchange: dict[str, list[tuple[int, Parcel]]] = {}
@@ -233,11 +248,14 @@ class _Replay:
     def _report(self, total: int) -> None:
         verb = "would be replayed" if self._args.dry_run else "replayed"
         if self._args.json:
-            result = {"examined": total, "replayed": self.replayed, "dry_run": self._args.dry_run}
-            print_json({**result, "routes": dict(self.routes), "kept": dict(self.kept)})
+            counts = {"examined": self.seen, "replayed": self.replayed, "dry_run": self._args.dry_run}
+            what = {"interrupted": self.is_interrupted, "routes": dict(self.routes), "kept": dict(self.kept)}
+            print_json({**counts, **what})
             return
         for where, count in self.routes.most_common():
             print(f"{count:>8}  to {plain(where)}")
         for reason, count in self.kept.most_common():
             print(coloured(f"{count:>8}  kept: {plain(reason)}", "yellow"))
-        print(f"{self.replayed} of {total} {verb}, {sum(self.kept.values())} kept in {plain(self._args.queue)}")
+        ending = f"; interrupted, {total - self.seen} left as they were" if self.is_interrupted else ""
+        kept = sum(self.kept.values())
+        print(f"{self.replayed} of {total} {verb}, {kept} kept in {plain(self._args.queue)}{ending}")

@@ -1,8 +1,8 @@
 """How the commands speak: colour on a terminal that wants it, tables, progress, JSON.
 
 Colour only repeats what the words say, so that nothing is lost without it. It is used when standard output is a
-terminal and NO_COLOR is not set (https://no-color.org). What goes out has no control characters but ours: a queue's
-name or a broker's answer cannot write to somebody's terminal.
+terminal and NO_COLOR is not set (https://no-color.org); progress has none. What goes out has no control characters but
+ours: a queue's name or a broker's answer cannot write to somebody's terminal.
 
 Layer 5: imports runtime.native.
 """
@@ -75,12 +75,13 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
 
 
 class Progress:
-    """One line on standard error that says how far it is: rewritten on a terminal, once in a while elsewhere."""
+    """One line on standard error that says how far it is: rewritten on a terminal, a new one every 5 s elsewhere."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, *, is_quiet: bool) -> None:
         self._what = what
         self._total = total
-        self._is_terminal = sys.stderr.isatty()
+        self._is_quiet = is_quiet
+        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._said_at = native.monotonic()
         self._started_at = self._said_at
         self._width = 0
@@ -97,14 +98,23 @@ class Progress:
     def show(self, done: int) -> None:
         """Say it, unless it was said a moment ago."""
         now = native.monotonic()
-        if now - self._said_at < PROGRESS_EVERY[self._is_terminal]:
+        if self._is_quiet or now - self._said_at < PROGRESS_EVERY[self._is_terminal]:
             return
         self._said_at = now
         rate = done / max(now - self._started_at, 0.001)
         left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
         line = f"{self._what}: {done} of {self._total} ({100 * done // max(1, self._total)} %, {rate:.0f}/s{left})"
         if self._is_terminal:
+            line = line[: _columns(sys.stderr) - 1]
             print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
             self._width = len(line)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """The width of a terminal; beyond it a line wraps and cannot be rewritten."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80

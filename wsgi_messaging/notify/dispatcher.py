@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..rpc.serializer import NoOpSerializer, Serializer
@@ -20,6 +21,13 @@ logger = logging.getLogger("wsgi_messaging.notify")
 
 Arguments = dict[str, Any]
 """What oslo.messaging calls a message: ctxt, publisher_id, event_type, payload, metadata."""
+
+Around = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""In what to call a method, given the positions in the batch of the messages that it gets."""
+
+
+def _nothing(_positions: Sequence[int]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class NotificationResult:
@@ -72,7 +80,7 @@ class Dispatcher:
             "metadata": notification.metadata,
         }
 
-    def dispatch(self, priority: str, message: Arguments) -> bool:
+    def dispatch(self, priority: str, message: Arguments, around: Around = _nothing) -> bool:
         """Give one message to those who want it. False when one of them wants it again: the others are not asked."""
         has_taker = False
         for screen, method in self._methods.get(priority, ()):
@@ -80,6 +88,7 @@ class Dispatcher:
                 continue
             has_taker = True
             if not self._call(
+                around((0,)),
                 method,
                 message["ctxt"],
                 message["publisher_id"],
@@ -91,27 +100,29 @@ class Dispatcher:
         self._tally.ignored += not has_taker
         return True
 
-    def dispatch_batch(self, batch: Sequence[tuple[str, Arguments]]) -> list[bool]:
+    def dispatch_batch(self, batch: Sequence[tuple[str, Arguments]], around: Around = _nothing) -> list[bool]:
         """Give a batch, priority by priority, each as a list. False for the messages that are wanted again."""
         is_done = [True] * len(batch)
         for priority in sorted({each for each, _message in batch}):
             positions = [position for position, (each, _message) in enumerate(batch) if each == priority]
             takers = 0
             for screen, method in self._methods.get(priority, ()):
-                wanted = [batch[position][1] for position in positions if _is_wanted(screen, batch[position][1])]
+                wanted = [position for position in positions if _is_wanted(screen, batch[position][1])]
                 if not wanted:
                     continue
                 takers += 1
-                if not self._call(method, wanted):
+                if not self._call(around(wanted), method, [batch[position][1] for position in wanted]):
                     for position in positions:
                         is_done[position] = False
                     break
             self._tally.ignored += 0 if takers else len(positions)
         return is_done
 
-    def _call(self, method: Callable[..., Any], *arguments: Any) -> bool:
+    def _call(self, around: AbstractContextManager[None], method: Callable[..., Any], *arguments: Any) -> bool:
         try:
-            return bool(method(*arguments) != NotificationResult.REQUEUE)
+            with around:
+                result = method(*arguments)
+            return bool(result != NotificationResult.REQUEUE)
         except (Exception, SystemExit):  # noqa: BLE001  (no endpoint can end a listener)
             self._tally.failed += 1
             logger.exception("a notification endpoint failed")

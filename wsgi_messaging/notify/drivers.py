@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import ConfigurationError, Expired, MessagingError, Unavailable
+from ..observe.instrument import notifying
 from ..oslo import envelope
 from ..oslo.envelope import Json
 from .buffer import Buffer
@@ -93,10 +94,12 @@ class MessagingDriver:
         self._buffer = buffer
 
     def notify(self, context: Any, message: Json, priority: str, retry: int | None) -> None:
-        parcels = [
-            Parcel(f"{topic}.{priority.lower()}", body_of(message, context, self._version), retry)
-            for topic in self._topics
-        ]
+        keys = [f"{topic}.{priority.lower()}" for topic in self._topics]
+        instrument, exchange = self._sender.transport.instrument, self._sender.exchange
+        with notifying(instrument, exchange, keys, message["event_type"], message["message_id"]) as trace:
+            self._pass_on([Parcel(key, body_of(message, context, self._version, trace), retry) for key in keys])
+
+    def _pass_on(self, parcels: list[Parcel]) -> None:
         # A process that ends with its request has no later in which a buffer could be emptied.
         if self._buffer is not None and not self._sender.transport.is_one_shot:
             self._buffer.put(parcels)

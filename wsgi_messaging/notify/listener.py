@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..consumer import Consumer, Delivery
 from ..errors import ConfigurationError, DeclarationRefused, MessagingError
+from ..observe.instrument import Heard
 from ..oslo import topology
 from ..oslo.envelope import MalformedMessage
 from ..rpc.flags import QueueFlags, explained
@@ -25,9 +27,9 @@ from ..runtime import native, worker
 from ..runtime.waiting import Completion, start_application_thread
 from ..transport import Transport
 from .batches import Batches
-from .dispatcher import Arguments, Dispatcher, NotificationResult, Tally
+from .dispatcher import Arguments, Around, Dispatcher, NotificationResult, Tally
 from .notification import Notification, read
-from .sending import checked_count
+from .sending import checked_count, untold
 
 __all__ = ["ListenerStatus", "NotificationListener", "NotificationResult"]
 
@@ -72,6 +74,12 @@ class _Received(NamedTuple):
     delivery: Delivery
     notification: Notification
     message: Arguments
+
+    @property
+    def heard(self) -> Heard:
+        """What an instrument is told of it."""
+        told = self.notification
+        return Heard(self.delivery, told.context, told.event_type, told.metadata["message_id"])
 
 
 class NotificationListener:
@@ -160,10 +168,11 @@ class NotificationListener:
             return
         self._is_started = True
         callback = self._on_delivery if self._batches is None else self._on_batched
+        transport = untold(self.transport)
         try:
             for queue in self._declared():
                 self._consumers.append(
-                    self.transport.consume(
+                    transport.consume(
                         queue,
                         callback,
                         self._prefetch,
@@ -251,7 +260,8 @@ class NotificationListener:
     def _on_delivery(self, delivery: Delivery) -> None:
         received = self._received(delivery)
         if received is not None:
-            is_done = self._dispatcher.dispatch(received.notification.priority, received.message)
+            around = self._told([received])
+            is_done = self._dispatcher.dispatch(received.notification.priority, received.message, around)
             self._settle(received, is_done)
 
     def _on_batched(self, delivery: Delivery) -> None:
@@ -260,9 +270,21 @@ class NotificationListener:
             self._batches.put(received)
 
     def _handle_batch(self, batch: list[_Received]) -> None:
-        outcome = self._dispatcher.dispatch_batch([(each.notification.priority, each.message) for each in batch])
+        messages = [(each.notification.priority, each.message) for each in batch]
+        outcome = self._dispatcher.dispatch_batch(messages, self._told(batch))
         for received, is_done in zip(batch, outcome, strict=True):
             self._settle(received, is_done)
+
+    def _told(self, batch: Sequence[_Received]) -> Around:
+        """What the transport's instrument puts around each method of an endpoint."""
+
+        def around(positions: Sequence[int]) -> AbstractContextManager[None]:
+            instrument = self.transport.instrument
+            if instrument is None:
+                return nullcontext()
+            return instrument.hearing([batch[position].heard for position in positions])
+
+        return around
 
     def _received(self, delivery: Delivery) -> _Received | None:
         """What is to be handled; None for what is none and was settled here."""

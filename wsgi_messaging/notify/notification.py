@@ -41,10 +41,13 @@ def new_message(publisher_id: str | None, event_type: str, priority: str, payloa
     }
 
 
-def body_of(message: Json, context: Any, version: str) -> str:
-    """The body of a message, under a `_unique_id` of its own. Raises: `InvalidMessage` for what JSON cannot hold."""
+def body_of(message: Json, context: Any, version: str, trace: Mapping[str, str]) -> str:
+    """The body of a message, under a `_unique_id` of its own; `trace` goes among its context.
+
+    Raises: `InvalidMessage` for what JSON cannot hold.
+    """
     inner = {**message, "_unique_id": new_id()}
-    for name, value in envelope.context_items(context).items():
+    for name, value in {**envelope.context_items(context), **trace}.items():
         inner[_CONTEXT + str(name)] = value
     if version == envelope.VERSION:
         return envelope.wrap(inner).decode()

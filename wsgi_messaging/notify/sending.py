@@ -10,6 +10,7 @@ Layer 4: imports runtime, errors, messages, transport, oslo.topology.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from ..errors import (
@@ -165,7 +166,7 @@ class Sender:
             return
         messages = [self._message(parcels[position]) for position in positions]
         remaining = max(0.0, deadline - native.monotonic())
-        outcome = self.transport.publish_many(messages, timeout=remaining)
+        outcome = untold(self.transport).publish_many(messages, timeout=remaining)
         for position, error in zip(positions, outcome, strict=True):
             results[position] = error
 
@@ -182,6 +183,15 @@ class Sender:
             mandatory=self._is_declaring,
             retry=0 if parcel.retry == 0 else None,
         )
+
+
+def untold(transport: Transport) -> Transport:
+    """The same connections without the instrument, which is told of a notification and not of its messages as well."""
+    if transport.instrument is None:
+        return transport
+    other = copy(transport)
+    other.instrument = None
+    return other
 
 
 def _ignore(_tally: Tally) -> None:

@@ -8,12 +8,21 @@ Layer 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ..consumer import Callback
+from ..consumer import Callback, Delivery
 from ..messages import Message
+
+
+class Heard(NamedTuple):
+    """A notification that came; what the sender has put into it may be of any type."""
+
+    delivery: Delivery
+    context: Mapping[str, Any]
+    event_type: Any
+    message_id: Any
 
 
 class Instrument(Protocol):
@@ -29,10 +38,18 @@ class Instrument(Protocol):
         """The callback to give the deliveries of a queue to."""
 
     def requesting(self, operation: str, topic: str, method: str) -> AbstractContextManager[Mapping[str, str]]:
-        """Around an RPC call or cast, or a notification; gives the keys to send among its context."""
+        """Around an RPC call or cast; gives the keys to send among its context."""
 
     def serving(self, topic: str, method: str, context: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Around the execution of an RPC request, or of a notification's endpoints."""
+        """Around the execution of an RPC request."""
+
+    def notifying(
+        self, exchange: str, routing_keys: Sequence[str], event_type: str, message_id: str
+    ) -> AbstractContextManager[Mapping[str, str]]:
+        """Around the sending of a notification to its topics; gives the keys to send among its context."""
+
+    def hearing(self, heard: Sequence[Heard]) -> AbstractContextManager[None]:
+        """Around one method of an endpoint, with one notification or, where it takes batches, several."""
 
 
 _NOTHING: Mapping[str, str] = {}
@@ -50,3 +67,12 @@ def serving(
 ) -> AbstractContextManager[None]:
     """`Instrument.serving`, where there may be none."""
     return nullcontext() if instrument is None else instrument.serving(topic, method, context)
+
+
+def notifying(
+    instrument: Instrument | None, exchange: str, routing_keys: Sequence[str], event_type: str, message_id: str
+) -> AbstractContextManager[Mapping[str, str]]:
+    """`Instrument.notifying`, where there may be none."""
+    if instrument is None:
+        return nullcontext(_NOTHING)
+    return instrument.notifying(exchange, routing_keys, event_type, message_id)

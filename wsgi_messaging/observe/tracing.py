@@ -1,4 +1,5 @@
-"""Traces by OpenTelemetry's API (the extra `opentelemetry`): a span for each publish and each delivery handled.
+"""Traces by OpenTelemetry's API (the extra `opentelemetry`): a span for each publish and each delivery handled, each
+RPC call and execution, each notification sent and each method of an endpoint that it comes to.
 
     transport.instrument = Tracing()
 
@@ -12,18 +13,23 @@ Layer 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from opentelemetry import propagate, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from ..consumer import Callback, Delivery
 from ..messages import Message
 from ..version import __version__
+from .instrument import Heard
+
+EVENT_TYPE = "wsgi_messaging.notification.event_type"
+"""An attribute of ours: the conventions have none for it."""
 
 
 class Tracing:
@@ -56,7 +62,7 @@ class Tracing:
 
     @contextmanager
     def requesting(self, operation: str, topic: str, method: str) -> Iterator[Mapping[str, str]]:
-        """The span of a call, a cast or a notification."""
+        """The span of a call or a cast."""
         with self._span(SpanKind.PRODUCER, operation, "send", topic, {"rpc.method": method}):
             keys: dict[str, str] = {}
             propagate.inject(keys)
@@ -69,6 +75,42 @@ class Tracing:
             yield
 
     @contextmanager
+    def notifying(
+        self, exchange: str, routing_keys: Sequence[str], event_type: str, message_id: str
+    ) -> Iterator[Mapping[str, str]]:
+        """The span `send`: until every topic's message is confirmed, or, of a notifier with `soon`, handed over."""
+        destination, facts = _route(exchange, routing_keys)
+        facts |= {"messaging.message.id": message_id, EVENT_TYPE: event_type}
+        with self._span(SpanKind.PRODUCER, "send", "send", destination, facts):
+            keys: dict[str, str] = {}
+            propagate.inject(keys)
+            yield keys
+
+    def hearing(self, heard: Sequence[Heard]) -> AbstractContextManager[None]:
+        """The span `process`, whose parent is the notifier's; for a batch, which has many, it is linked to each."""
+        return self._hearing(heard[0]) if len(heard) == 1 else self._hearing_batch(heard)
+
+    @contextmanager
+    def _hearing(self, one: Heard) -> Iterator[None]:
+        destination = _joined(one.delivery.exchange, one.delivery.routing_key)
+        facts = _delivery_facts(one.delivery)
+        for name, value in (("messaging.message.id", one.message_id), (EVENT_TYPE, one.event_type)):
+            if isinstance(value, str):
+                facts[name] = value
+        with self._span(SpanKind.CONSUMER, "process", "process", destination, facts, one.context):
+            yield
+
+    @contextmanager
+    def _hearing_batch(self, heard: Sequence[Heard]) -> Iterator[None]:
+        exchange = heard[0].delivery.exchange
+        destination, facts = _route(exchange, [one.delivery.routing_key for one in heard])
+        facts["messaging.batch.message_count"] = len(heard)
+        senders = (trace.get_current_span(propagate.extract(_texts(one.context), Context())) for one in heard)
+        links = [Link(context) for sender in senders if (context := sender.get_span_context()).is_valid]
+        with self._span(SpanKind.CONSUMER, "process", "process", destination, facts, links=links):
+            yield
+
+    @contextmanager
     def _span(
         self,
         kind: SpanKind,
@@ -77,6 +119,7 @@ class Tracing:
         destination: str,
         facts: Mapping[str, AttributeValue],
         carrier: Mapping[str, Any] | None = None,
+        links: Sequence[Link] = (),
     ) -> Iterator[Span]:
         attributes: dict[str, AttributeValue] = {
             "messaging.system": "rabbitmq",
@@ -87,7 +130,13 @@ class Tracing:
         }
         parent = None if carrier is None else propagate.extract(_texts(carrier))
         with self._tracer.start_as_current_span(
-            f"{name} {destination}", parent, kind, attributes, record_exception=False, set_status_on_exception=False
+            f"{name} {destination}",
+            parent,
+            kind,
+            attributes,
+            links,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             try:
                 yield span
@@ -112,6 +161,14 @@ def _texts(carrier: Mapping[Any, Any]) -> dict[str, str]:
 def _joined(*parts: str) -> str:
     """The destination by the conventions: the parts that there are, or the default exchange's stand-in."""
     return ":".join(part for part in dict.fromkeys(parts) if part) or "amq.default"
+
+
+def _route(exchange: str, routing_keys: Sequence[str]) -> tuple[str, dict[str, AttributeValue]]:
+    """The destination of several messages to one exchange, and its facts: a key where they share it."""
+    if len(set(routing_keys)) == 1:
+        key = routing_keys[0]
+        return _joined(exchange, key), {"messaging.rabbitmq.destination.routing_key": key}
+    return _joined(exchange), {"messaging.batch.message_count": len(routing_keys)}
 
 
 def _destination(message: Message) -> str:
