@@ -176,14 +176,22 @@ def write_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def write_plot(path: Path, outcomes: Sequence[Outcome]) -> bool:
-    """Bars of each peer's ratio to the baseline, a panel for each workload; False where matplotlib is missing."""
+def drawing() -> Any:
+    """matplotlib's pyplot, which needs no display; None where it is missing."""
     try:
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
+        return None
+    return pyplot
+
+
+def write_plot(path: Path, outcomes: Sequence[Outcome]) -> bool:
+    """Bars of each peer's ratio to the baseline, a panel for each workload; False where matplotlib is missing."""
+    pyplot = drawing()
+    if pyplot is None:
         return False
     shown = [each for each in outcomes if each.workload.baseline in each.rounds]
     if not shown:
