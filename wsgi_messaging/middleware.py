@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from types import GeneratorType
 from typing import Any, Protocol
 
 from .errors import ConfigurationError
@@ -43,7 +44,7 @@ class MessagingMiddleware:
 
     `deadline`: seconds that a request may take; every publish and RPC call made in it ends by then, and the endpoint
     that is called knows (`remaining_time()`). `deadline_header` names a header in which a client says how many seconds
-    it waits; the shorter of the two counts.
+    it waits; the shorter of the two counts. It holds until the application returns, and in a body that is a generator.
 
     With `status_path` it answers itself for that path and `<path>.json` with the page of all workers' connections: on
     loopback, or with `status_token` for whoever presents it. With `health_path` it answers for `<path>/livez` and
@@ -84,7 +85,6 @@ class MessagingMiddleware:
             from .observe.health import HealthEndpoints
 
             self._serve(HealthEndpoints(self.transport, health_path))
-        self._has_more = self._has_deadlines or bool(self._pages)
 
     def _serve(self, pages: Pages) -> None:
         self._pages.update(dict.fromkeys(pages.paths, pages))
@@ -92,16 +92,26 @@ class MessagingMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if self._observed_pid != _getpid():
             self._observe(environ)
-        if self._has_more:
+        if self._pages:
             page = self._pages.get(environ.get("PATH_INFO", ""))
             if page is not None:
                 return page(environ, start_response)
-            if self._has_deadlines:
-                deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
         transport = environ[ENVIRON_KEY] = self.transport
         if _get_current() is not transport:
             _current.set(transport)
+        if self._has_deadlines:
+            return self._call_in_time(environ, start_response)
         return self.app(environ, start_response)
+
+    def _call_in_time(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        body: Iterable[bytes] = ()
+        token = deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
+        try:
+            body = self.app(environ, start_response)
+        finally:
+            if not isinstance(body, GeneratorType):  # it has yet to run, and nobody tells when it has
+                deadlines.end(token)
+        return body
 
     def _seconds_for(self, said: str | None) -> float | None:
         """How long the request may take; a header that is no number of seconds is passed over."""

@@ -142,9 +142,30 @@ def remaining(environ: dict[str, Any], **options: Any) -> float | None:
         wrapped = MessagingMiddleware(app, transport, **options)
         context = contextvars.copy_context()
         context.run(wrapped, {"REQUEST_METHOD": "GET", **environ}, lambda status, headers: None)
+        assert context.run(remaining_time) is None, "what the thread does next is another matter"
         context.run(wrapped, {"REQUEST_METHOD": "GET"}, lambda status, headers: None)
     assert seen[1] == (None if "deadline" not in options else pytest.approx(options["deadline"], abs=1.0)), "the next"
     return seen[0]
+
+
+def test_a_body_that_is_a_generator_has_the_requests_deadline(transport: Transport) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        yield f"{remaining_time():.0f}".encode()
+
+    wrapped = MessagingMiddleware(app, transport, deadline=30.0)
+    context = contextvars.copy_context()
+    body = context.run(wrapped, {"REQUEST_METHOD": "GET"}, lambda status, headers: None)
+    assert context.run(lambda: list(body)) == [b"30"]
+
+
+def test_an_application_that_raises_leaves_no_deadline(transport: Transport) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise LookupError
+
+    context = contextvars.copy_context()
+    with pytest.raises(LookupError):
+        context.run(MessagingMiddleware(app, transport, deadline=30.0), {}, lambda status, headers: None)
+    assert context.run(remaining_time) is None
 
 
 HEADER = {"deadline_header": "X-Timeout"}

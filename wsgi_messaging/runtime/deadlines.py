@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from . import native
 
@@ -28,12 +28,17 @@ def remaining_time() -> float | None:
     return None if end is None else max(0.0, end - native.monotonic())
 
 
-def begin(seconds: float | None) -> None:
-    """From now on the current work ends in `seconds`, or whenever it likes; until the next `begin` in this context.
+def begin(seconds: float | None) -> Token[float | None]:
+    """From now on the current work ends in `seconds`, or whenever it likes, until `end` or the next `begin`.
 
-    For the middleware: a response is produced after its function has returned, so there is no block to end it.
+    For the middleware: a response may be produced after its function has returned, so there is no block to end it.
     """
-    _ends_at.set(None if seconds is None else native.monotonic() + seconds)
+    return _ends_at.set(None if seconds is None else native.monotonic() + seconds)
+
+
+def end(token: Token[float | None]) -> None:
+    """The work is over that began with `begin`."""
+    _ends_at.reset(token)
 
 
 @contextmanager
