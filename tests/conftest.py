@@ -22,7 +22,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run on several processes, a file's tests stay together; those of tests/green share servers that idle meanwhile."""
+    """On several processes a file's tests stay together; those of tests/green share servers that idle meanwhile."""
     for item in items:
         folder = item.path.parent
         item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "green" else item.path)))

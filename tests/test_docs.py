@@ -39,6 +39,7 @@ from wsgi_messaging import MessagingMiddleware, Settings, Transport, connections
 from wsgi_messaging.cli import COMMANDS
 from wsgi_messaging.connection import connecting, state, timing
 from wsgi_messaging.devbroker import DevBroker
+from wsgi_messaging.frameworks.configuration import OPTIONS
 from wsgi_messaging.rpc import QueueFlags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -270,18 +271,20 @@ def test_every_setting_that_is_named_exists() -> None:
     fields = {each.name for each in dataclasses.fields(Settings) if each.init}
     for page, text in prose():
         for variable in re.findall(r"WSGI_MESSAGING_([A-Z_]*[A-Z])", text):
-            assert variable.lower() in fields or variable == "URL", f"{page}: WSGI_MESSAGING_{variable}"
+            known = {*fields, *OPTIONS, "transport"}
+            assert variable.lower() in known, f"{page}: WSGI_MESSAGING_{variable}"
         for setting in re.findall(r"\bsettings? ``(\w+)``", text):
             assert setting in fields, f"{page}: the setting {setting}"
 
 
 def test_every_module_and_name_of_ours_exists() -> None:
+    fields = {each.name for each in dataclasses.fields(Settings)}
     loggers = {
         name for path in source.PACKAGE.rglob("*.py") for name in re.findall(r'getLogger\("([\w.]+)"', path.read_text())
     }
     for page, text in prose():
         for name in re.findall(r"(?<![\w/@-])(wsgi_messaging(?:\.[a-zA-Z_]\w*)+)", text):
-            if name in loggers or name.endswith((".transport",)):
+            if name in loggers or name.endswith((".transport",)) or name.partition(".")[2] in fields:  # Pyramid's keys
                 continue
             assert resolves(name), f"{page}: {name}"
     told = re.findall(r"^(wsgi_messaging\.\w+) ", (DOCS / "operations.rst").read_text(), re.MULTILINE)
@@ -333,6 +336,8 @@ def test_numbers_in_the_prose_are_those_of_the_source() -> None:
     assert f"doubles from {backoff.shortest:g} s to {backoff.longest:g} s" in concepts
     assert f"doubles from {backoff.shortest:g} s to at most {backoff.longest:g} s" in operations
     assert backoff.failed(0.0) == backoff.shortest / 4
+    for page in (operations, concepts):
+        assert f"at random within {connecting.FIRST_WITHIN:g} s" in page
     assert (connecting.STABLE_AFTER, connecting.FLAPPING_FROM) == (1.0, 2)
     assert "lost within a second of being opened, twice in a row" in operations
     assert (timing.BEATS_PER_INTERVAL, timing.SILENT_INTERVALS) == (3, 2)

@@ -33,6 +33,7 @@ LAYERS = {
     "observe": range(1, 6),
     "devbroker": range(5, 6),
     "testing": range(5, 6),
+    "frameworks": range(5, 6),
     "cli": range(5, 6),
 }
 _LAYER = re.compile(r"\bLayer (\d)\b")
