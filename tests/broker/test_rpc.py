@@ -291,11 +291,12 @@ def test_no_request_leaks_a_thread(client: RPCClient, server: RPCServer) -> None
     for _ in range(5):
         client.call({}, "add", a=1, b=1)
     before = threading.active_count()
-    for _ in range(10):
+    for _ in range(60):
         with pytest.raises(RemoteError):
             client.prepare(call_monitor_timeout=60).call({}, "nothing")
-    assert threading.active_count() <= before + 1
-    assert server.status().workers <= 3
+    # A few more workers than callers: the next request may be there before the last one's worker is back.
+    assert threading.active_count() <= before + 5
+    assert server.status().workers <= 8
 
 
 def test_pool_size_bounds_what_runs_at_a_time(transport: Transport, other: Transport, unique: Name) -> None:

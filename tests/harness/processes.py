@@ -25,20 +25,26 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
+_given: set[int] = set()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A free port below the ephemeral range, so that no outgoing connection takes it before its server does.
 
-    Test processes that run at the same time have a part of the range each.
+    No port is given twice; test processes that run at the same time have a part of the range each.
     """
-    first = 20000 + 3000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
-    for _attempt in range(200):
-        port = random.randrange(first, first + 3000)
+    first = 20000 + 6000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2)
+    for _attempt in range(500):
+        port = random.randrange(first, first + 6000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RuntimeError(f"no free port found on {host}")
 

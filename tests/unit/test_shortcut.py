@@ -143,6 +143,44 @@ def test_an_interrupted_caller_tears_the_stream(desk: Desk) -> None:
     assert desk.watch.take_turn(), "the turn was given back"
 
 
+# Orders: an acknowledgement, mostly.
+
+
+def order(desk: Desk, answer: bytes = b"ack") -> tuple[object, list[float]]:
+    """What a caller on another thread gets for an order, and when it was carried out."""
+    done: list[float] = []
+
+    def carry_out(now: float) -> bytes:
+        done.append(now)
+        return answer
+
+    return elsewhere(lambda: desk.shortcut.carry_out(carry_out)), done
+
+
+def test_a_lone_order_is_carried_out_at_once(desk: Desk) -> None:
+    is_done, times = order(desk)
+    assert is_done and len(times) == 1
+    assert desk.stream.written == b"ack" and desk.outlet.has_nothing
+
+
+def test_an_order_behind_a_message_is_the_threads(desk: Desk) -> None:
+    desk.outlet.outbox.append(outgoing("a", []))
+    assert order(desk) == (False, [])
+
+
+@pytest.mark.parametrize(("takes", "fails"), [(1, None), (0, None), (9, BrokenPipeError())])
+def test_an_order_is_carried_out_once_whatever_the_socket_does(
+    desk: Desk, takes: int, fails: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second acknowledgement of a delivery would close the channel."""
+    roused: list[int] = []
+    monkeypatch.setattr(desk.watch, "rouse", lambda: roused.append(1))
+    desk.stream.takes, desk.stream.fails = takes, fails
+    is_done, times = order(desk)
+    assert is_done and len(times) == 1
+    assert desk.outlet.is_stuck and roused, "the rest is the thread's"
+
+
 def loop_of(transport: Transport) -> Loop:
     loop = transport.connections().loop(PUBLISH)
     wait_until(lambda: loop.state.value == "ready", what="the connection")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Closed, MessagingError, Unavailable
@@ -31,7 +31,7 @@ from .outlet import Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .shortcut import Shortcut
+from .shortcut import Order, Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -44,9 +44,6 @@ SWEEP_EVERY = 0.5
 """Seconds between two looks for messages whose time is over, while there is no connection."""
 
 _GOOD_BYE = frames.method_frame(0, frames.CONNECTION_CLOSE, b"\0\xc8\x04done\0\0\0\0")
-
-Order = Callable[[float], bytes | None]
-"""Something to do on the thread, at a time (`now`); gives the bytes to write, if there is a connection."""
 
 
 class Loop:
@@ -107,10 +104,11 @@ class Loop:
         if self.state is State.CLOSED:  # nobody will look at the outbox any more
             self.publisher.give_up(self._outlet.take_messages(), Closed("the transport was closed"))
 
-    def order(self, order: Order) -> None:
-        """Have something done on the thread."""
-        self._orders.append(order)
-        self.watch.wake()
+    def order(self, order: Order, *, is_alone: bool = False) -> None:
+        """Have something done on the thread; a caller that is alone does it itself if it can."""
+        if not (is_alone and not self._orders and self._shortcut.carry_out(order)):
+            self._orders.append(order)
+            self.watch.wake()
 
     def open(self) -> None:
         """Start the thread, which connects. Raises: `Unavailable` when the interpreter starts no thread now."""

@@ -56,6 +56,19 @@ class Outlet:
             self._unsent = self._unsent[stream.send(self._unsent) or 0 :]
         return not self._unsent and not stream.wants_write
 
+    @property
+    def has_nothing(self) -> bool:
+        """True when there is nothing to write."""
+        return not self._unsent and not self._answers and not self.outbox
+
+    def write_answers(self, stream: Stream) -> bool:
+        """Write what was answered; True when the socket took it all. Raises: OSError."""
+        self._unsent = memoryview(b"".join(self._answers))
+        self._answers.clear()
+        if self._unsent:
+            self._unsent = self._unsent[stream.send(self._unsent) or 0 :]
+        return not self._unsent and not stream.wants_write
+
     def write(self, stream: Stream, now: float, takes_messages: bool) -> bool:
         """Write as much as the socket takes; True when it took anything. Raises: OSError."""
         has_sent = False

@@ -13,6 +13,8 @@ Layer 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..runtime import native
 from .outlet import Outlet
 from .publishing import Publisher
@@ -20,9 +22,12 @@ from .pulse import Pulse
 from .stream import Stream
 from .watch import Watch
 
+Order = Callable[[float], bytes | None]
+"""Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
+
 
 class Shortcut:
-    """One connection's. `write` is for any thread."""
+    """One connection's. `write` and `carry_out` are for any thread."""
 
     def __init__(self, watch: Watch, outlet: Outlet, publisher: Publisher, pulse: Pulse) -> None:
         self.stream: Stream | None = None
@@ -36,17 +41,18 @@ class Shortcut:
 
     def write(self) -> bool:
         """Write the one message that waits; False when there is something to do for the connection's thread."""
+        return self._in_its_place(self._write_message)
+
+    def carry_out(self, order: Order) -> bool:
+        """Do it, and write what it gives; False when it was not done."""
+        return self._in_its_place(lambda stream, now: self._write_answer(stream, now, order))
+
+    def _in_its_place(self, work: Callable[[Stream, float], bool]) -> bool:
         if native.is_main_thread() or not self._watch.take_turn():
             return False
         stream = self.stream
         try:
-            if stream is None or not self._outlet.has_one_message:
-                return False
-            now = native.monotonic()
-            if not self._outlet.write_one(stream, now):
-                return False
-            self._pulse.wrote(now)
-            return self._publisher.due_at() >= self._watch.sleeps_until
+            return stream is not None and work(stream, native.monotonic())
         except OSError:
             return False  # the thread finds the same
         except BaseException:
@@ -55,3 +61,23 @@ class Shortcut:
             raise
         finally:
             self._watch.give_turn()
+
+    def _write_message(self, stream: Stream, now: float) -> bool:
+        if not self._outlet.has_one_message or not self._outlet.write_one(stream, now):
+            return False
+        self._pulse.wrote(now)
+        return self._publisher.due_at() >= self._watch.sleeps_until
+
+    def _write_answer(self, stream: Stream, now: float, order: Order) -> bool:
+        if not self._outlet.has_nothing:
+            return False
+        self._outlet.answer(order(now))
+        try:
+            is_out = self._outlet.write_answers(stream)
+        except OSError:
+            is_out = False  # the thread finds the same; the order was carried out
+        if is_out:
+            self._pulse.wrote(now)
+        else:
+            self._watch.rouse()
+        return True

@@ -199,7 +199,7 @@ class RPCServer:
             wire.reject(running.connections, delivered)
             return
         if not self._is_late:
-            wire.acknowledge(running.connections, delivered)
+            wire.acknowledge(running.connections, delivered, is_alone=running.pool.busy == 1)
         now = native.monotonic()
         until = _until(request, received_at, now)
         if not running.seen.is_new(request.unique_id, now):

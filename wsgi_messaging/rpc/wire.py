@@ -133,9 +133,9 @@ def is_current(delivered: Delivered) -> bool:
     return delivered.generation == delivered.subscription.generation
 
 
-def acknowledge(connections: Connections, delivered: Delivered) -> None:
-    """Done: the broker may forget it."""
-    _settle(connections, delivered, frames.BASIC_ACK, False)
+def acknowledge(connections: Connections, delivered: Delivered, *, is_alone: bool = False) -> None:
+    """Done: the broker may forget it. A caller that is alone writes it itself where it can."""
+    _settle(connections, delivered, frames.BASIC_ACK, False, is_alone)
 
 
 def reject(connections: Connections, delivered: Delivered) -> None:
@@ -148,10 +148,10 @@ def requeue(connections: Connections, delivered: Delivered) -> None:
     _settle(connections, delivered, frames.BASIC_REJECT, True)
 
 
-def _settle(connections: Connections, delivered: Delivered, method: int, flag: bool) -> None:
+def _settle(connections: Connections, delivered: Delivered, method: int, flag: bool, is_alone: bool = False) -> None:
     loop = connections.peek(CONSUME)
     if loop is not None:
-        loop.order(lambda _now: _settled(loop, delivered, method, flag))
+        loop.order(lambda _now: _settled(loop, delivered, method, flag), is_alone=is_alone)
 
 
 def _settled(loop: Loop, delivered: Delivered, method: int, flag: bool) -> bytes:

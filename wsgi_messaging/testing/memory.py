@@ -81,7 +81,7 @@ class _MemoryLoop(Loop):
     def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
         self.order(lambda now: self._publish(entry, now))
 
-    def order(self, order: Callable[[float], object]) -> None:
+    def order(self, order: Callable[[float], object], *, is_alone: bool = False) -> None:
         self._broker.order(order)
 
     def open(self) -> None:
@@ -218,7 +218,7 @@ class MemoryBroker:
         self._busy = native.allocate_lock()
         self._own_ident = -1
 
-    def order(self, order: Callable[[float], object]) -> None:
+    def order(self, order: Callable[[float], object], *, is_alone: bool = False) -> None:
         self._orders.append(order)
         while self._orders and self._busy.acquire(False):
             self._own_ident = native.get_ident()
