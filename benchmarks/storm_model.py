@@ -1,8 +1,8 @@
 """Reconnect storms in virtual time: many connections lose their broker in one instant, and come back.
 
-Ours are the package's own `Attempts` (and with them `Hosts` and `Backoff`): only what they reach the network by, and
-their source of chance, are put in the place of the real ones. Nothing of the back-off is written down here again.
-The peers' schedules are, from their sources, which `PEERS` names.
+Ours are the package's own `Attempts` (and with them `Hosts` and `Backoff`): only what they reach the network by, their
+source of chance and their clock are put in the place of the real ones. Nothing of the back-off is written down here
+again. The peers' schedules are, from their sources, which `PEERS` names.
 
 The broker is a simple one. A node that is away refuses after one round trip. One that is there leads handshakes (TCP,
 TLS, SASL, AMQP) one after the other, `rate` a second; up to `backlog` wait for their turn; to one more it does not
@@ -112,6 +112,10 @@ class Network:
     def brokers(self) -> list[Broker]:
         return [Broker(host, _PORT) for host in self.nodes]
 
+    def clock(self) -> float:
+        """When the attempt ends that was made last."""
+        return self.now + self.took
+
     def approach(self, host: str) -> ConnectFailed | None:
         self.took, failure = self.nodes[host].approached(self.now)
         return failure
@@ -144,11 +148,12 @@ class Connection(Protocol):
 
 
 class Ours:
-    """The package's own, led as connection/loop.py leads it: what comes due during an attempt begins at its end."""
+    """The package's own, led as connection/loop.py leads it."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._attempts = Attempts("worker", network.brokers, LinkOptions(), None, cast(Any, _Silence()))
+        silence = cast(Any, _Silence())
+        self._attempts = Attempts("worker", network.brokers, LinkOptions(), None, silence, network.clock)
         self._link: Any = None
         self.attempt()
         self.host: str = cast(Any, self._link).broker.host
@@ -158,11 +163,8 @@ class Ours:
         return self._attempts.retry_at
 
     def attempt(self) -> float | None:
-        network = self._network
-        self._link = self._attempts.attempt(_never_waits, network.now)
-        if self._link is not None:
-            return None
-        return max(self._attempts.retry_at, network.now + network.took)
+        self._link = self._attempts.attempt(_never_waits, self._network.now)
+        return None if self._link is not None else self._attempts.retry_at
 
 
 def _never_waits(*_arguments: object) -> None:

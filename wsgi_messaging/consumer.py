@@ -2,7 +2,7 @@
 
 Rules: no message can end a consumer. What cannot be decoded is rejected, which dead-letters it where the queue has
 a dead-letter exchange; a message on which the callback fails goes back to its queue, and the third time it is
-rejected, too.
+rejected, too. A stream takes nothing back: whatever would be rejected or requeued is acknowledged there.
 
 Layer 3.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from .connection import codec, frames
 from .connection.consuming import Delivered, Subscription
+from .connection.frames import Inbound
 from .connection.loop import Loop
 from .errors import InvalidMessage
 from .runtime import native
@@ -31,16 +32,34 @@ _ENDS_WITHIN = 0.5
 _FAILURES_KEPT = 10000
 """Messages on which the callback has failed that a consumer remembers."""
 _MANY = 1 << 30
+_OFFSET = b"\x0fx-stream-offsetl"
+"""The header that RabbitMQ adds to what it delivers from a stream, a 64-bit integer: its name and type as they come."""
 
 _working_for: ContextVar[Consumer | None] = ContextVar("wsgi_messaging_working_for", default=None)
 """The consumer whose thread, or greenlet, this is."""
+
+
+def _is_of_stream(inbound: Inbound) -> bool:
+    """Told from the bytes, because what is to be rejected may have headers that cannot be decoded."""
+    return _OFFSET in inbound.header
+
+
+def _refusal(inbound: Inbound, tag: int, *, requeue: bool) -> tuple[int, bytes]:
+    """The method, and its arguments, that refuses a delivery.
+
+    A stream's is acknowledged: RabbitMQ answers basic.reject and basic.nack with 540 and ends the connection, and the
+    consumer would meet the message again at its offset, for ever.
+    """
+    if _is_of_stream(inbound):
+        return frames.BASIC_ACK, codec.arguments("Lb", tag, False)
+    return frames.BASIC_REJECT, codec.arguments("Lb", tag, requeue)
 
 
 class Delivery:
     """One message that came for a consumer.
 
     It is acknowledged when the callback returns, unless the callback settled it: `ack`, `reject` or `requeue`, each
-    at most once, from any thread.
+    at most once, from any thread. What came from a stream stays there, and `reject` and `requeue` acknowledge it.
     """
 
     def __init__(self, delivered: Delivered, loop: Loop) -> None:
@@ -88,11 +107,11 @@ class Delivery:
 
     def reject(self) -> None:
         """Not usable: dead-lettered where the queue has a dead-letter exchange, dropped otherwise."""
-        self._settle(frames.BASIC_REJECT, codec.arguments("Lb", self._tag, False))
+        self._settle(*_refusal(self._delivered.inbound, self._tag, requeue=False))
 
     def requeue(self) -> None:
         """Not now: back to the queue, to be delivered again, here or elsewhere."""
-        self._settle(frames.BASIC_REJECT, codec.arguments("Lb", self._tag, True))
+        self._settle(*_refusal(self._delivered.inbound, self._tag, requeue=True))
 
     def _settle(self, method: int, arguments: bytes) -> None:
         if self._is_settled:
@@ -231,7 +250,7 @@ class Consumer:
         try:
             self._callback(delivery)
         except (Exception, SystemExit):  # noqa: BLE001  (no message can end a consumer)
-            self._on_failure(delivery)
+            self._on_failure(delivery, delivered.inbound)
         else:
             self._count(handled=1)
             if self._auto_ack:
@@ -246,9 +265,9 @@ class Consumer:
             self.failed += failed
             self.rejected += rejected
 
-    def _on_failure(self, delivery: Delivery) -> None:
+    def _on_failure(self, delivery: Delivery, inbound: Inbound) -> None:
         times = self._failures.add(delivery)
-        is_last = times >= self._tries
+        is_last = times >= self._tries or _is_of_stream(inbound)
         self._count(failed=1, rejected=int(is_last))
         fate = "rejected" if is_last else "it goes back to the queue"
         logger.exception("%r: the callback failed on %r (time %d of %d): %s", self, delivery, times, self._tries, fate)
@@ -261,4 +280,5 @@ class Consumer:
         self._count(rejected=1)
         logger.warning("%r: a message was rejected: %s", self, cause)
         tag = codec.read_delivery_tag(delivered.inbound.arguments)
-        loop.order(lambda now: loop.consumers.settle(delivered, frames.BASIC_REJECT, codec.arguments("Lb", tag, False)))
+        method, arguments = _refusal(delivered.inbound, tag, requeue=False)
+        loop.order(lambda now: loop.consumers.settle(delivered, method, arguments))

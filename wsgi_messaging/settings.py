@@ -69,7 +69,8 @@ class Settings:
     max_message_bytes: int = 134217728
     """The largest body, sent or received; RabbitMQ's default is 128 MiB up to 3.13 and 16 MiB from 4.0."""
     frame_max: int = 131072
-    """Octets of the largest frame; the broker may lower it."""
+    """Octets of the largest frame; the broker may lower it. RabbitMQ from 4.1 on refuses a client with fewer than 8192
+    while connecting."""
     login_method: str = "PLAIN"
     """PLAIN, or EXTERNAL: the TLS certificate says who we are."""
     tls_ca_file: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from wsgi_messaging.connection import connecting
-from wsgi_messaging.connection.connecting import STABLE_AFTER, Attempts
+from wsgi_messaging.connection.connecting import FIRST_WITHIN, STABLE_AFTER, Attempts
 from wsgi_messaging.connection.hosts import Broker
 from wsgi_messaging.connection.link import Interrupted, LinkOptions
 from wsgi_messaging.errors import ConnectFailed
@@ -24,14 +24,29 @@ class Link:
 
 
 @dataclass
-class Network:
-    """Answers each attempt: a reason to fail, or None for a link."""
+class Clock:
+    """Stands at the beginning of the attempt that is made, until it ends."""
 
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@dataclass
+class Network:
+    """Answers each attempt: a reason to fail, or None for a link; and how long that takes."""
+
+    takes: float = 0.0
     reasons: dict[str, Exception | None] = field(default_factory=dict)
     tried: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
 
     def open_link(self, broker: Broker, *_rest: object) -> Link:
+        CLOCK.now += self.takes
         self.tried.append(broker.host)
         self.logins.append(f"{broker.userid}:{broker.password}")
         reason = self.reasons.get(broker.host)
@@ -50,13 +65,15 @@ class Journal:
 
 
 class Chance:
-    """No chance at all: the order stays, and every pause is the longest of its round."""
+    """No chance at all: the order stays, and every pause is the longest of its round, or such a part of it."""
+
+    part = 1.0
 
     def shuffle(self, _order: list[Broker]) -> None:
         """As it was."""
 
     def random(self) -> float:
-        return 1.0
+        return self.part
 
 
 @pytest.fixture
@@ -74,10 +91,11 @@ def journal() -> Journal:
 
 @pytest.fixture
 def make(network: Network, journal: Journal) -> Callable[..., Attempts]:
-    return lambda *brokers: Attempts("app", brokers, LinkOptions(), None, journal)  # type: ignore[arg-type]
+    return lambda *brokers: Attempts("app", brokers, LinkOptions(), None, journal, CLOCK)  # type: ignore[arg-type]
 
 
 def attempt(attempts: Attempts, now: float) -> Link | None:
+    CLOCK.now = now
     return attempts.attempt(lambda *_arguments: None, now)  # type: ignore[return-value]
 
 
@@ -91,7 +109,7 @@ def test_the_other_hosts_of_a_round_are_tried_at_once(make: Callable[..., Attemp
     assert attempt(attempts, 10.0) is None
     assert attempts.retry_at == 10.0
     assert attempt(attempts, 10.0) is None
-    assert attempts.retry_at == pytest.approx(10.1)
+    assert attempts.retry_at == 10.25
     assert network.tried == ["a", "b"]
 
 
@@ -99,10 +117,33 @@ def test_rounds_slow_down(make: Callable[..., Attempts], network: Network) -> No
     network.reasons = {"a": refused()}
     attempts = make(A)
     pauses = []
-    for _ in range(7):
+    for _ in range(5):
         attempt(attempts, 0.0)
         pauses.append(attempts.retry_at)
-    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 2.0]
+
+
+def test_a_pause_begins_when_the_attempt_has_ended(make: Callable[..., Attempts], network: Network) -> None:
+    """From its beginning, a pause after an attempt that timed out would be over: no rest for who is overloaded."""
+    network.reasons, network.takes = {"a": refused("no answer"), "b": refused("no answer")}, 5.0
+    attempts = make(A, B)
+    attempt(attempts, 10.0)
+    assert attempts.retry_at == 15.0, "the next host of the round at once"
+    attempt(attempts, 15.0)
+    assert attempts.retry_at == 20.25
+    assert attempts.away_since == 10.0
+
+
+def test_a_link_lives_from_when_it_was_open(make: Callable[..., Attempts], network: Network) -> None:
+    network.takes = 3.0
+    attempts = make(A)
+    for now in (10.0, 20.0):
+        link = attempt(attempts, now)
+        attempts.lost(link, "reset", now + 3.0 + STABLE_AFTER / 2)  # type: ignore[arg-type]
+    assert attempts.retry_at > 23.0 + STABLE_AFTER / 2
+    attempt(attempts, 30.0)
+    attempts.lost(link, "reset", 33.0 + STABLE_AFTER / 2)  # type: ignore[arg-type]
+    assert attempts.retry_at == 33.0 + STABLE_AFTER / 2 + 0.5, "the third short life: the second pause"
 
 
 def test_one_line_for_each_host_that_fails_and_one_for_the_end_of_it(
@@ -136,6 +177,18 @@ def test_after_a_loss_the_next_attempt_is_due_at_once_and_elsewhere(
     assert journal.lines == ["app: lost amqp://a:1: reset", "app: connected to amqp://b:2 after 0 failed attempts"]
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_after_the_loss_of_an_only_host_chance_says_when(
+    make: Callable[..., Attempts], monkeypatch: pytest.MonkeyPatch, part: float
+) -> None:
+    """Everybody else has lost it, too. Without chance, all of them would come in the same instant."""
+    monkeypatch.setattr(Chance, "part", part)
+    attempts = make(A)
+    link = attempt(attempts, 0.0)
+    attempts.lost(link, "reset", 100.0)  # type: ignore[arg-type]
+    assert attempts.retry_at == 100.0 + FIRST_WITHIN * part
+
+
 def test_the_lost_host_is_not_blamed_again_when_it_is_still_away(
     make: Callable[..., Attempts], network: Network, journal: Journal
 ) -> None:
@@ -164,7 +217,7 @@ def test_one_short_life_is_forgiven(make: Callable[..., Attempts], journal: Jour
     attempts = make(A)
     link = attempt(attempts, 0.0)
     attempts.lost(link, "reset", STABLE_AFTER / 2)  # type: ignore[arg-type]
-    assert attempts.retry_at == STABLE_AFTER / 2
+    assert attempts.retry_at == STABLE_AFTER / 2 + FIRST_WITHIN
     attempt(attempts, 1.0)
     assert [line.split(" ")[1] for line in journal.lines] == ["lost", "connected"]
 
@@ -179,7 +232,7 @@ def test_links_that_break_as_soon_as_they_open_are_tried_ever_more_slowly_and_qu
         attempts.lost(link, "501 FRAME_ERROR", now + 0.01)  # type: ignore[arg-type]
         pauses.append(attempts.retry_at - now - 0.01)
         now = attempts.retry_at
-    assert pauses[0] == pytest.approx(0.0)
+    assert pauses[0] == pytest.approx(FIRST_WITHIN)
     assert pauses[-1] == pytest.approx(2.0)
     assert pauses == pytest.approx(sorted(pauses))
     assert len(journal.lines) <= 4
@@ -189,7 +242,7 @@ def test_links_that_break_as_soon_as_they_open_are_tried_ever_more_slowly_and_qu
     attempts.say_if_due(now + STABLE_AFTER)
     assert journal.lines[-1].startswith("app: connected to"), "it holds: that is said, once"
     attempts.lost(link, "reset", now + 100.0)  # type: ignore[arg-type]
-    assert attempts.retry_at == now + 100.0
+    assert attempts.retry_at == now + 100.0 + FIRST_WITHIN
     assert journal.lines[-1] == "app: lost amqp://a:1: reset"
 
 

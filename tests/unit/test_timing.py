@@ -49,10 +49,10 @@ def test_half_an_interval_is_too_late(late: float, is_too_late: bool) -> None:
 
 
 def test_backoff_doubles_up_to_its_longest_and_begins_again_after_a_success() -> None:
-    backoff = Backoff(shortest=0.1, longest=2.0)
-    assert [backoff.failed(jitter=1.0) for _ in range(7)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    backoff = Backoff()
+    assert [backoff.failed(jitter=1.0) for _ in range(5)] == [0.25, 0.5, 1.0, 2.0, 2.0]
     backoff.succeeded()
-    assert backoff.failed(jitter=1.0) == pytest.approx(0.1)
+    assert backoff.failed(jitter=1.0) == 0.25
 
 
 @pytest.mark.parametrize(("jitter", "share"), [(0.0, 0.25), (0.5, 0.625), (1.0, 1.0)])

@@ -1,8 +1,10 @@
 """Which broker next, when, and what is said about it: the attempts to connect, between one link and the next.
 
-The first attempt after a loss goes out at once, to another host where there is one; a round over all hosts that
-failed is followed by a jittered pause. One log line for each host that fails, one more if it comes to refuse us for
-a reason that waiting cannot mend, and one when a link is up again; never a line for each attempt.
+The first attempt after a loss goes out at once, to another host, and where there is one host only within
+`FIRST_WITHIN`, when chance says: whoever has lost a broker that all others have lost would find nobody in the same
+instant. A round over all hosts that failed is followed by a jittered pause, which begins when its last attempt ends.
+One log line for each host that fails, one more if it comes to refuse us for a reason that waiting cannot mend, and
+one when a link is up again; never a line for each attempt.
 
 Layer 2.
 """
@@ -11,11 +13,12 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ConnectFailed
+from ..runtime import native
 from ..runtime.journal import Journal
 from .hosts import Broker, Hosts
 from .link import Link, LinkOptions, Wait, open_link
@@ -24,8 +27,11 @@ from .timing import Backoff
 _CHANCE = random.SystemRandom()
 """uWSGI's workers share the state of `random`, which is seeded again only where fork hooks run."""
 
+FIRST_WITHIN = 0.25
+"""Seconds over which the first attempts after the loss of an only host are spread."""
+
 STABLE_AFTER = 1.0
-"""Seconds that a link must have lived for its loss to be answered by an attempt at once."""
+"""Seconds that a link must have lived for its loss not to count as a failed attempt."""
 
 FLAPPING_FROM = 2
 """So many short-lived links in a row, and the next is not tried without a pause, nor spoken of."""
@@ -41,6 +47,7 @@ class Attempts:
         options: LinkOptions,
         context: tuple[ssl.SSLContext, Any] | None,
         journal: Journal,
+        clock: Callable[[], float] = native.monotonic,
     ) -> None:
         self.retry_at = 0.0
         self.last_failure: ConnectFailed | None = None
@@ -52,6 +59,7 @@ class Attempts:
         self._options = options
         self._context = context
         self._journal = journal
+        self._clock = clock
         self._hosts = Hosts(brokers, _CHANCE.shuffle)
         self._brokers = len(brokers)
         self._backoff = Backoff()
@@ -68,7 +76,7 @@ class Attempts:
         self._refusals = 0
 
     def attempt(self, wait: Wait, now: float) -> Link | None:
-        """Try the next broker; None when it failed, and then `retry_at` says when to try again.
+        """Try the next broker, beginning at `now`; None when it failed: `retry_at` says when to try again.
 
         Raises: `Interrupted`, from `wait`.
         """
@@ -77,9 +85,10 @@ class Attempts:
         try:
             link = open_link(self._with_credentials(broker), self._options, self._context, wait)
         except ConnectFailed as exc:
-            self._failed(broker, exc, now)
+            self.away_since = now if self.away_since is None else self.away_since
+            self._failed(broker, exc, self._clock())
             return None
-        self._succeeded(link, now)
+        self._succeeded(link, self._clock())
         return link
 
     def _with_credentials(self, broker: Broker) -> Broker:
@@ -94,7 +103,6 @@ class Attempts:
 
     def _failed(self, broker: Broker, failure: ConnectFailed, now: float) -> None:
         self.last_failure = failure
-        self.away_since = now if self.away_since is None else self.away_since
         self._failures += 1
         self._refusals += failure.is_permanent
         if (broker.address, failure.is_permanent) not in self._reported:
@@ -120,7 +128,7 @@ class Attempts:
         self.last_failure = None
 
     def lost(self, link: Link, cause: str, now: float) -> None:
-        """An open link broke: the next attempt is due at once, unless links break as soon as they are open."""
+        """An open link broke: another host is due at once, unless links break as soon as they are open."""
         self.say_at = float("inf")
         self.retry_at = now
         self._short_lives = self._short_lives + 1 if now - self._opened_at < STABLE_AFTER else 0
@@ -128,6 +136,8 @@ class Attempts:
             self.retry_at += self._backoff.failed(_CHANCE.random())
         else:
             self._backoff.succeeded()
+            if self._brokers == 1:
+                self.retry_at += FIRST_WITHIN * _CHANCE.random()
         self._reported.add((link.broker.address, False))
         if self._short_lives <= FLAPPING_FROM:
             self._journal.warning(f"{self._name}: lost {link.broker}: {cause}")

@@ -163,11 +163,15 @@ class Consumers:
         return b""
 
     def _on_cancelled(self, subscription: Subscription, now: float) -> bytes:
-        """The broker ended the consumer: its queue was deleted, or its node went down."""
+        """The broker ended the consumer: queue or node went, or (from 4.3 on) a quorum queue's consumer timed out.
+
+        Source: "RabbitMQ 4.3 Highlights", https://www.rabbitmq.com/blog
+        """
         closing = self._channels.close(subscription.channel)
         self._detach(subscription)
         if not subscription.is_cancelled:
-            self._try_again(subscription, now, "cancelled by the broker: its queue was deleted, or its node went down")
+            cause = "its queue was deleted, its node went down, or a message was not acknowledged in time"
+            self._try_again(subscription, now, f"cancelled by the broker: {cause}")
         return closing + self.advance(now)
 
     def _on_close(self, subscription: Subscription, inbound: Inbound, now: float) -> bytes:

@@ -63,13 +63,14 @@ class Heartbeat:
 
 @dataclass(slots=True)
 class Backoff:
-    """How long to wait before the next round over all hosts: at once, then doubling up to `longest`, jittered.
+    """How long to wait before the next round over all hosts: from `shortest`, doubling up to `longest`, jittered.
 
     Chance decides three quarters of the delay, nearly the full jitter of "Exponential Backoff And Jitter" (AWS
-    architecture blog, 2015): workers that lost the same broker in the same instant do not return together.
+    architecture blog, 2015): workers that lost the same broker in the same instant do not return together. With a
+    `shortest` of 0.1 s they would meet in the first tenth of a second: `python -m benchmarks.storm`.
     """
 
-    shortest: float = 0.1
+    shortest: float = 0.25
     longest: float = 2.0
     failed_rounds: int = 0
 
