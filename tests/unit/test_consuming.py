@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.wire import closed, inbound, methods
+from tests.unit.wire import closed, inbound, methods, split
 from wsgi_messaging.connection import codec, frames, topology
 from wsgi_messaging.connection.channels import Channels
-from wsgi_messaging.connection.consuming import RETRY_AFTER, Consumers, Delivered, Subscription
+from wsgi_messaging.connection.consuming import (
+    ACK_AT_MOST,
+    ACK_WITHIN,
+    RETRY_AFTER,
+    Consumers,
+    Delivered,
+    Subscription,
+)
 from wsgi_messaging.connection.frames import Inbound
 from wsgi_messaging.connection.topology import Topology
 from wsgi_messaging.errors import Closed, ConnectFailed, DeclarationRefused
@@ -55,6 +62,13 @@ class Desk:
 
     def answer(self, answer: Inbound, now: float = NOW) -> list[tuple[int, str]]:
         return methods(self.channels.dispatch(answer, now))
+
+
+def taken(subscription: Subscription) -> Delivered:
+    """The next delivery of a subscription."""
+    delivered = subscription.mailbox.get(0)  # type: ignore[attr-defined]
+    assert isinstance(delivered, Delivered)
+    return delivered
 
 
 def delivery(channel: int, tag: int = 1) -> Inbound:
@@ -115,6 +129,39 @@ def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
     desk.answer(delivery(3))
     again = subscription.mailbox.get(0)
     assert again is not None and again.generation != delivered.generation
+
+
+def test_what_may_be_acknowledged_soon_is_gathered(desk: Desk) -> None:
+    subscription = desk.active()
+    assert desk.consumers.due_at() == float("inf")
+    for tag in (1, 2, 3):
+        desk.answer(delivery(3, tag))
+        desk.consumers.acknowledge_soon(taken(subscription), NOW + tag / 1000)
+    assert desk.consumers.due_at() == NOW + 0.001 + ACK_WITHIN
+    assert desk.advance(NOW + ACK_WITHIN) == []
+    written = desk.consumers.advance(desk.consumers.due_at())
+    assert codec.read_arguments("Lb", split(written)[0].payload[4:]) == [3, True]
+    assert desk.consumers.due_at() == float("inf")
+    assert desk.advance(NOW + 100) == []
+
+
+def test_many_are_acknowledged_at_once(desk: Desk) -> None:
+    subscription = desk.active()
+    for tag in range(ACK_AT_MOST):
+        desk.answer(delivery(3, tag + 1))
+        desk.consumers.acknowledge_soon(taken(subscription), NOW)
+    assert desk.advance(NOW) == [(3, "basic.ack")]
+
+
+def test_what_was_to_be_acknowledged_over_a_lost_connection_is_forgotten(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.answer(delivery(3))
+    desk.consumers.acknowledge_soon(taken(subscription), NOW)
+    desk.channels.lost(), desk.consumers.lost()
+    desk.advance()
+    desk.accept(subscription)
+    assert desk.consumers.due_at() == float("inf")
+    assert desk.advance(NOW + 100) == []
 
 
 def test_a_missing_queue_is_the_callers_error(desk: Desk) -> None:

@@ -22,6 +22,10 @@ from .topology import Topology
 _NEVER = float("inf")
 RETRY_AFTER = 1.0
 """Seconds until a queue that is missing or refused is tried again."""
+ACK_WITHIN = 0.05
+"""Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
+ACK_AT_MOST = 100
+"""How many it gathers."""
 
 
 class Delivered(NamedTuple):
@@ -77,6 +81,10 @@ class Subscription:
         """Seconds after which a callback that still runs is warned about."""
         self.begun_at: dict[object, float] = {}
         """When the callbacks began that run now."""
+        self.unacknowledged: Delivered | None = None
+        """The last one of those that are to be acknowledged at `acknowledge_at`."""
+        self.unacknowledged_count = 0
+        self.acknowledge_at = _NEVER
 
 
 class Consumers:
@@ -104,21 +112,50 @@ class Consumers:
         return bool(self._waiting) or bool(self._subscriptions)
 
     def due_at(self) -> float:
-        """When a refused subscription is to be tried again."""
-        if not self._waiting:
-            return _NEVER
-        return min((waiting.retry_at for waiting in self._waiting), default=float("inf"))
+        """When a refused subscription is to be tried again, or deliveries to be acknowledged."""
+        due_at = min([subscription.acknowledge_at for subscription in self._subscriptions.values()], default=_NEVER)
+        if self._waiting:
+            due_at = min(due_at, *(waiting.retry_at for waiting in self._waiting))
+        return due_at
 
     def advance(self, now: float) -> bytes:
-        """Subscribe whose time has come; warn about callbacks that the broker will soon lose patience with."""
+        """Subscribe and acknowledge what is due; warn about callbacks that the broker will soon lose patience with."""
+        written = b""
         for subscription in self._subscriptions.values():
             if subscription.begun_at:
                 self._look_at_callbacks(subscription, now)
+            if subscription.acknowledge_at <= now:
+                written += self._acknowledge(subscription)
         due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
         if not due:
-            return b""
+            return written
         self._waiting = [waiting for waiting in self._waiting if waiting.retry_at > now]
-        return b"".join(self._subscribe(subscription) for subscription in due)
+        return written + b"".join(self._subscribe(subscription) for subscription in due)
+
+    def acknowledge_soon(self, delivered: Delivered, now: float) -> None:
+        """Acknowledge this delivery and those before it in a moment, with what comes until then.
+
+        What was not acknowledged when a connection breaks comes again.
+        """
+        subscription = delivered.subscription
+        subscription.unacknowledged = delivered
+        subscription.unacknowledged_count += 1
+        if subscription.unacknowledged_count >= ACK_AT_MOST:
+            subscription.acknowledge_at = now
+        elif subscription.unacknowledged_count == 1:
+            subscription.acknowledge_at = now + ACK_WITHIN
+
+    def _acknowledge(self, subscription: Subscription) -> bytes:
+        delivered = subscription.unacknowledged
+        self._forget_unacknowledged(subscription)
+        if delivered is None:
+            return b""
+        tag = codec.read_delivery_tag(delivered.inbound.arguments)
+        return self.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", tag, True))
+
+    def _forget_unacknowledged(self, subscription: Subscription) -> None:
+        subscription.unacknowledged, subscription.unacknowledged_count = None, 0
+        subscription.acknowledge_at = _NEVER
 
     def _look_at_callbacks(self, subscription: Subscription, now: float) -> None:
         begun_at = min(list(subscription.begun_at.values()), default=now)
@@ -205,6 +242,7 @@ class Consumers:
         self._subscriptions.pop(subscription.channel, None)
         subscription.channel = subscription.generation = 0
         subscription.is_active = False
+        self._forget_unacknowledged(subscription)
 
     def settle(self, delivered: Delivered, method: int, arguments: bytes) -> bytes:
         """Acknowledge or reject, if the delivery is still ours to settle."""

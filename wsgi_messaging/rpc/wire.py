@@ -85,7 +85,6 @@ class Feed:
             declares=declares,
         )
         self._loop = connections.loop(CONSUME)
-        self._last: Delivered | None = None
 
     def start(self) -> None:
         """Have it made; returns at once."""
@@ -114,18 +113,8 @@ class Feed:
         self._loop.order(lambda _now: self._loop.consumers.remove(self._subscription))
 
     def acknowledge_all(self, delivered: Delivered) -> None:
-        """Acknowledge this delivery and those before it. Threads: the connection's own only.
-
-        What one read brought gets one acknowledgement.
-        """
-        is_ordered = self._last is not None
-        self._last = delivered
-        if not is_ordered:
-            self._loop.order(self._acknowledge_last)
-
-    def _acknowledge_last(self, _now: float) -> bytes:
-        delivered, self._last = self._last, None
-        return b"" if delivered is None else _settled(self._loop, delivered, frames.BASIC_ACK, True)
+        """Acknowledge this delivery and those before it, in a moment. Threads: the connection's own only."""
+        self._loop.consumers.acknowledge_soon(delivered, native.monotonic())
 
 
 def is_current(delivered: Delivered) -> bool:

@@ -156,6 +156,10 @@ class _Subscriptions:
             channel.consumer.queue.requeue(channel.unacked.values(), native.monotonic())
         return b""
 
+    def acknowledge_soon(self, delivered: Delivered, _now: float) -> None:
+        arguments = codec.arguments("Lb", codec.read_delivery_tag(delivered.inbound.arguments), True)
+        self._broker.order(lambda _now: self.settle(delivered, frames.BASIC_ACK, arguments))
+
     def settle(self, delivered: Delivered, method: int, arguments: bytes) -> bytes:
         channel = self._channels.get(delivered.subscription)
         if channel is not None and delivered.generation == delivered.subscription.generation:
