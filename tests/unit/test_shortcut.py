@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.waiting import wait_until
 from tests.unit.test_pending import outgoing
-from wsgi_messaging import Transport
+from wsgi_messaging import Transport, Unavailable
 from wsgi_messaging.connection import outlet
 from wsgi_messaging.connection.channels import Channels
 from wsgi_messaging.connection.lanes import ASK_AFTER
@@ -206,6 +206,29 @@ def test_a_thread_that_publishes_alone_wakes_nobody(transport: Transport, monkey
 
     assert elsewhere(publish) == 0
     assert transport.status().connections[0].confirmed == 100
+
+
+def test_a_finalizer_in_the_middle_of_a_message_is_refused(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a thread that waits for it."""
+    loop = loop_of(transport)
+    transport.publish("first", "nowhere", mandatory=False)
+    write_one, refused = outlet.Outlet.write_one, []
+
+    def finalized(*arguments: Any) -> bool:
+        monkeypatch.undo()
+        try:
+            transport.publish("from __del__", "nowhere", mandatory=False)
+        except Unavailable as exc:
+            refused.append(exc)
+        return write_one(*arguments)
+
+    monkeypatch.setattr(outlet.Outlet, "write_one", finalized)
+    wait_until(lambda: loop.watch._is_asleep, what="the thread's sleep")
+    assert elsewhere(lambda: transport.publish("around it", "nowhere", mandatory=False)) is None
+    assert len(refused) == 1
+    transport.publish("next", "nowhere", mandatory=False)
 
 
 def test_the_connection_is_given_up_when_a_caller_is_interrupted(

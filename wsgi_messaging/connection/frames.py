@@ -3,7 +3,7 @@
 The reader receives into one kept buffer and parses over it: no allocation for each read (a fresh 256 KiB costs mmap
 and munmap), no copy of what is not kept. It is hardened: a frame beyond the negotiated size, a wrong end octet or
 content out of order is a `FrameError`, which ends the connection; a body beyond `max_body` is skipped and delivered
-without its body, so that its consumer can reject it. The writer knows no lock: one thread writes.
+without its body, so that its consumer can reject it. The writer knows no lock: one thread writes at a time.
 
 `handshake_reader` and `handshake_writer` are the same two in the shape of py-amqp's public `frame_handler` and
 `frame_writer` arguments.

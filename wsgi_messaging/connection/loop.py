@@ -1,7 +1,8 @@
-"""The native thread that owns one connection's socket: it alone reads, writes, beats and reconnects.
+"""The native thread that owns one connection's socket: it reads, writes, beats and reconnects.
 
 Application threads append to `outbox` and `orders` and wake it; it polls the socket, its wake-up and the next point
-in time. There is no lock around the socket, so nothing that a request does, or holds, can stop the heartbeat. Rules:
+in time. Only while it sleeps may a caller take its place, to write one message (shortcut.py); nothing waits in there,
+so nothing that a request does, or holds, can stop the heartbeat. Rules:
 nothing here waits without a bound but the resolver; a message is encoded by its caller, numbered here; the thread
 never logs (it has a journal), never imports, never meets a green primitive.
 
@@ -146,8 +147,8 @@ class Loop:
         self.watch.close()
 
     def is_own_thread(self) -> bool:
-        """True on the connection's thread, which must not wait for itself."""
-        return self._own_ident == native.get_ident()
+        """True on the connection's thread, and on one that has its place: neither may wait for itself."""
+        return native.get_ident() in (self._own_ident, self.watch.deputy)
 
     def status(self, now: float) -> ConnectionStatus:
         """What is known of the connection now."""

@@ -38,6 +38,8 @@ class Watch:
         self._turn = native.allocate_lock()
         self._turn.acquire()
         self.sleeps_until = 0.0
+        self.deputy = 0
+        """The thread, by its identifier, that has taken this one's turn."""
 
     def open(self) -> None:
         """Make the wake-up; nothing is open before, nor after `close`. On the application's side."""
@@ -86,10 +88,14 @@ class Watch:
 
     def take_turn(self) -> bool:
         """Take the place of the thread while it sleeps, until `give_turn`; False when it does not. Never waits."""
-        return self._is_asleep and self._turn.acquire(False)
+        if not (self._is_asleep and self._turn.acquire(False)):
+            return False
+        self.deputy = native.get_ident()
+        return True
 
     def give_turn(self) -> None:
         """Let the thread have its place again."""
+        self.deputy = 0
         self._turn.release()
 
     def sleep(self, wait_ms: int) -> list[int]:
