@@ -215,14 +215,15 @@ def _item(signature: str, text: str) -> nodes.definition_list_item:
 
 
 class Measurements(Generated):
-    """What `make bench` has left in build/, if it was run in this checkout."""
+    """What `make bench` has left in build/, if it was run in this checkout; else what is kept of an earlier run."""
 
     def content_nodes(self) -> Iterator[nodes.Node]:
-        found = measured.results()
+        found = measured.results(measured.OWN, measured.KEPT)
         if found is None:
-            yield paragraph(*inline("No measurement was made in this checkout: there is no `build/bench.json`."))
+            yield paragraph(*inline("There is neither `build/bench.json` nor `docs/bench.json`."))
             return
-        self.env.note_dependency(str(measured.RESULTS))
+        for path in (measured.OWN, measured.KEPT):
+            self.env.note_dependency(str(path))
         yield paragraph(nodes.Text(measured.circumstances(found)))
         bars = [
             [[nodes.literal(text=each["workload"])], [nodes.Text(each["bar"])], _result(each)] for each in found["bars"]

@@ -1,6 +1,6 @@
-"""The measurements that were made in this checkout, if any: what `make bench` has left in build/.
+"""The measurements: what `make bench` has left in build/, else what it left once and is kept in docs/.
 
-No number stands in the documentation itself.
+No number stands in the pages themselves.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from typing import Any
 
 from .source import ROOT
 
-RESULTS = ROOT / "build" / "bench.json"
-PLOT = ROOT / "build" / "bench.png"
+OWN = ROOT / "build" / "bench.json"
+KEPT = ROOT / "docs" / "bench.json"
+"""Of a full run; `cp build/bench.json docs/` after another one."""
 
 
-def results(path: Path = RESULTS) -> dict[str, Any] | None:
-    """What `make bench` wrote; None where nobody has run it, or what is there is something else."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "workloads" in found else None
+def results(*paths: Path) -> dict[str, Any] | None:
+    """What `make bench` wrote, in the first of these files that holds it; None where none does."""
+    for path in paths:
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and "workloads" in found:
+            return found
+    return None
 
 
 def circumstances(found: dict[str, Any]) -> str:
