@@ -23,7 +23,7 @@ def test_a_backlog_in_bytes_is_refused_at_once() -> None:
         assert 20 <= len(handles) <= 25  # it is added up each time the backlog has grown by an eighth
         assert not raised.value.maybe_sent
         assert not any(handle.done for handle in handles)
-        assert transport.close(0.5)
+        assert transport.close(2.0)
 
 
 def test_a_single_large_message_is_not_a_backlog() -> None:
