@@ -7,7 +7,6 @@ application = MessagingMiddleware(app, transport)
 # in a request: environ["wsgi_messaging.transport"].publish({"id": 7}, routing_key="orders")
 """
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from .confirms import Confirm
@@ -92,8 +91,6 @@ __all__ = [
     "get_transport",
     "remaining_time",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -118,14 +118,14 @@ def test_another_server_is_left_alone(said: list[str]) -> None:
 
 
 def unconfigure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logging as an application leaves it that never thought of it: our NullHandler only. (Not a fixture: pytest's
-    own handler comes after the fixtures.)"""
+    """Logging as an application leaves it that never thought of it. (Not a fixture: pytest's own handler comes after
+    the fixtures.)"""
     monkeypatch.setattr(diagnosis.logger, "propagate", False)
     monkeypatch.setattr(diagnosis.logger, "handlers", [logging.NullHandler()])
 
 
 def test_without_logging_the_line_goes_to_the_servers_error_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails without it: the package's NullHandler swallows the line, and nobody ever sees it."""
+    """Fails without it: a NullHandler swallows the line, and nobody ever sees it."""
     errors = io.StringIO()
     unconfigure(monkeypatch)
     observe_first_request({**GUNICORN, "wsgi.errors": errors})

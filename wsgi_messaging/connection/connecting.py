@@ -143,7 +143,7 @@ class Attempts:
             self._journal.warning(f"{self._name}: lost {link.broker}: {cause}")
 
     def say_if_due(self, now: float) -> None:
-        """Say that a link is up again, once, when it is time to."""
+        """Say that a link is up again, once, when it is time to: as a warning, as its loss was."""
         if now >= self.say_at:
             self.say_at = float("inf")
-            self._journal.info(self._unsaid)
+            self._journal.warning(self._unsaid)

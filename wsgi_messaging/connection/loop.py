@@ -356,7 +356,7 @@ class Loop:
                 self._step(Event.ALARM)
             case frames.CONNECTION_UNBLOCKED if self.blocked is not None:
                 self.blocked = None
-                self.journal.info(f"{self.name}: the broker takes messages again")
+                self._warn("the broker takes messages again")
                 self._step(Event.ALL_CLEAR)
         return b""
 

@@ -44,8 +44,9 @@ THREAD_LEFT = (
 def say(text: str, *, level: int = logging.WARNING, stream: Any = None) -> None:
     """Log one line; where the application has configured no handler at all, write it to the server's own log.
 
-    Our NullHandler keeps Python's last-resort handler from printing it, and a diagnosis that nobody sees is
-    none. `stream` is `environ["wsgi.errors"]` where there is one, else standard error.
+    Python's last-resort handler would not say whose line it is, and an application's NullHandler keeps it from
+    printing at all: a diagnosis that nobody sees is none. `stream` is `environ["wsgi.errors"]` where there is one,
+    else standard error.
     """
     if not logger.isEnabledFor(level):
         return
