@@ -106,9 +106,11 @@ class Watch:
         if self._posting is not None:
             wait_ms = self._posting.before_sleep(wait_ms)
         self._turn.release()
-        ready = [descriptor for descriptor, _events in self._poller.poll(wait_ms)]
-        self._is_asleep = False
-        self._turn.acquire()
+        try:
+            ready = [descriptor for descriptor, _events in self._poller.poll(wait_ms)]
+        finally:
+            self._is_asleep = False
+            self._turn.acquire()
         if ready and self._wake_up is not None and self._wake_up.fileno() in ready:
             self._wake_up.drain()
         return ready
