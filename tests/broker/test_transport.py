@@ -421,7 +421,7 @@ def test_oversize_message(broker: Address, witness: Any, queue: str) -> None:
 
 
 def test_a_full_queue_refuses(transport: Transport, witness: Any, unique: Name) -> None:
-    """basic.nack: after one more try it is an error, and the next message to another queue is not touched."""
+    """basic.nack: when it does not get better it is an error, and the next message to another queue is not touched."""
     name = unique("full")
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
     witness.queue_declare(name, exclusive=False, auto_delete=False, arguments=arguments)

@@ -25,9 +25,11 @@ from .pending import Outgoing
 
 TRIES_AFTER_REFUSALS = 3
 """How often a message is sent when the broker closes the connection on it each time."""
-TRIES_AFTER_NACKS = 5
-"""How often a message is sent that is answered nack; with the pauses between, for three quarters of a second."""
-NACK_PAUSE = 0.05
+TRIES_AFTER_NACKS = 8
+"""How often a message is sent that is answered nack; with the pauses between, for three seconds: a quorum queue that
+elects a leader answers so for as long, and so does one that is full."""
+NACK_PAUSES = 0.05, 0.8
+"""Seconds before the second try, doubled before each other one, and their most."""
 _NEVER = float("inf")
 
 _ACK = Struct(">Q?")
@@ -222,7 +224,8 @@ class Publisher:
             if entry.is_done:
                 continue
             if entry.may_repeat and entry.tries < TRIES_AFTER_NACKS and entry.is_wanted(now):
-                self._refused.append((now + NACK_PAUSE * 2 ** (entry.tries - 1), entry))
+                pause = min(NACK_PAUSES[0] * 2 ** (entry.tries - 1), NACK_PAUSES[1])
+                self._refused.append((now + pause, entry))
             else:
                 text = "the broker refused the message (basic.nack): its queue is full, or has no leader"
                 self._fail(entry, Rejected(text))
