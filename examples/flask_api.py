@@ -1,6 +1,6 @@
 """A small Flask API that publishes to RabbitMQ, with an application factory.
 
-    POST /orders   {"item": "tea"}    publishes the order; answers 202 when the broker has confirmed it
+    POST /orders   {"item": "tea"}    publishes the order; answers 202 when the broker has confirmed it, 503 when not
     GET  /health/readyz               200 while the worker is connected
 
     gunicorn -c hooks/gunicorn.conf.py examples.flask_api:application
@@ -26,8 +26,8 @@ shop = Blueprint("shop", __name__, cli_group=None)
 
 
 def announce(order: object) -> None:
-    messaging.transport.declare(ORDERS, timeout=2.0)
-    messaging.transport.publish(order, routing_key=ORDERS.name, timeout=2.0)
+    messaging.transport.declare(ORDERS)
+    messaging.transport.publish(order, routing_key=ORDERS.name)
 
 
 @shop.post("/orders")
@@ -49,7 +49,9 @@ def announce_command(item: str) -> None:
 
 def create_app(**config: object) -> Flask:
     app = Flask(__name__)
-    app.config.update(WSGI_MESSAGING_APP="flask-api", WSGI_MESSAGING_HEALTH_PATH="/health", **config)
+    app.config.update(WSGI_MESSAGING_APP="flask-api", WSGI_MESSAGING_HEALTH_PATH="/health")
+    app.config.update(WSGI_MESSAGING_TIMEOUT=2.0)  # seconds that each call waits for the broker
+    app.config.update(config)
     messaging.init_app(app)
     app.register_blueprint(shop)
     return app

@@ -259,6 +259,15 @@ def test_every_command_that_is_named_exists_with_its_options() -> None:
                 assert option in known[name], f"{page}: wsgi-messaging {name} {option}"
 
 
+def test_every_line_for_uwsgi_says_where_to_listen() -> None:
+    """Without it uWSGI ends at once: "The -s/--socket option is missing"."""
+    pages = [*prose(), ("README.rst", (ROOT / "README.rst").read_text())]
+    lines = [(page, line) for page, text in pages for line in re.findall(r"(?:``|\$ )(uwsgi --ini [^`\n]*)", text)]
+    assert {"README.rst", "servers/index.rst", "servers/uwsgi.rst"} == {page for page, _line in lines}
+    for page, line in lines:
+        assert " --http-socket 127.0.0.1:8000 " in line, f"{page}: {line}"
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {(page, target) for page, text in prose() for target in re.findall(r"(?:``|^ +)make ([a-z-]+)", text, re.M)}

@@ -8,9 +8,10 @@ Layer 3.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from .addresses import parse_url
 from .connection.hosts import Broker
 from .connection.link import LinkOptions, Tls
 from .errors import ConfigurationError
+
+logger = logging.getLogger("wsgi_messaging.settings")
 
 PREFIX = "WSGI_MESSAGING_"
 URL_VARIABLES = ("WSGI_MESSAGING_URL", "AMQP_URL", "RABBITMQ_URL", "CLOUDAMQP_URL")
@@ -158,24 +161,33 @@ class Settings:
         return replace(self, **changes)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], prefix: str = "") -> Settings:
-        """From a framework's configuration: the keys that begin with `prefix`, in any case; text is converted."""
+    def from_mapping(cls, mapping: Mapping[str, Any], prefix: str = "", *, others: Sequence[str] = ()) -> Settings:
+        """From a framework's configuration: the keys that begin with `prefix`, in any case; text is converted.
+
+        `others` are names that the caller takes out of the mapping itself: an error names them among the possible ones.
+        """
         given: dict[str, Any] = {}
         for key, value in mapping.items():
             if not key.lower().startswith(prefix.lower()):
                 continue
             name = key[len(prefix) :].lower()
             if name not in _NAMES:
-                if not prefix:
-                    raise ConfigurationError(f"{key}: no such setting; there are {', '.join(_NAMES)}")
-                raise ConfigurationError(f"{key}: no such setting; after {prefix!r} may come {', '.join(_NAMES)}")
+                there_are = f"after {prefix!r} may come" if prefix else "there are"
+                raise ConfigurationError(f"{key}: no such setting; {there_are} {', '.join((*_NAMES, *others))}")
             given[name] = _convert(name, value, key) if isinstance(value, str) else value
         return cls(**given)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """From environment variables: WSGI_MESSAGING_<NAME>; the URL also from the names that hosting services use."""
+        """From environment variables: WSGI_MESSAGING_<NAME>; the URL also from the names that hosting services use.
+
+        A variable with the prefix that is no setting is not an error, it may be another program's: it is logged, once
+        in a process, with the nearest setting.
+        """
         environ = os.environ if environ is None else environ
+        for variable in environ:
+            if variable.startswith(PREFIX) and environ.get(variable):
+                _warn_if_unknown(variable[len(PREFIX) :])
         given: dict[str, Any] = {
             name: _convert(name, environ[PREFIX + name.upper()], PREFIX + name.upper())
             for name in _NAMES
@@ -192,6 +204,20 @@ _NAMES = tuple(each.name for each in fields(Settings) if each.init)
 _TYPES: dict[str, str] = {each.name: str(each.type) for each in fields(Settings) if each.name in _NAMES}
 _NO_TEXT = ("credentials",)
 """Settings that are no text, and so in no environment, mapping of text or URL."""
+_AFTER_PREFIX = tuple(name.upper() for name in _NAMES if name not in _NO_TEXT)
+_warned: set[str] = set()
+"""Names that were spoken of in this process, or before it was forked."""
+
+
+def _warn_if_unknown(name: str) -> None:
+    if name in _AFTER_PREFIX or name in _warned:
+        return
+    from difflib import get_close_matches  # only where something is wrong
+
+    _warned.add(name)
+    nearest = get_close_matches(name, _AFTER_PREFIX, 1, 0.65)
+    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else f"there are {', '.join(_AFTER_PREFIX)}"
+    logger.warning("%s%s: no setting has this name, so the variable has no effect; %s", PREFIX, name, hint)
 
 
 def _boolean(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 import tracemalloc
@@ -61,8 +62,11 @@ def test_open_and_close(rabbitmq: RabbitMQ, queue: str, cycles: int) -> None:
 
 
 @pytest.mark.parametrize("cycles", [pytest.param(5, id="5"), pytest.param(1000, id="1000", marks=pytest.mark.soak)])
-def test_reconnect(proxy: FaultProxy, queue: str, cycles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconnect(
+    proxy: FaultProxy, queue: str, cycles: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without the pauses that keep links that break at once apart: the many cycles would take an hour."""
+    caplog.set_level(logging.CRITICAL, "wsgi_messaging")  # pytest keeps each record
     monkeypatch.setattr(connecting, "STABLE_AFTER", 0.0)
     monkeypatch.setattr(connecting, "FIRST_WITHIN", 0.01)
 

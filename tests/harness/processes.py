@@ -134,7 +134,7 @@ def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout
 def _started_by_us(pid: int) -> bool:
     """Guards against a pid that was used again: those of our children have an environment we gave them."""
     try:
-        return b"WSGI_MESSAGING_TEST_RUN=" + RUN.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        return b"SUITE_RUN=" + RUN.encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
 
@@ -146,13 +146,22 @@ def environment(**changes: str | None) -> dict[str, str]:
     """This process's environment without what would steer a broker or server, marked as ours, plus `changes`."""
     steering = ("RABBITMQ_", "WSGI_MESSAGING_", "AMQP_URL", "CLOUDAMQP_URL", "GUNICORN_", "PYTEST_", "COVERAGE_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
-    env["WSGI_MESSAGING_TEST_RUN"] = RUN
+    env["SUITE_RUN"] = RUN
     for name, value in changes.items():
         if value is None:
             env.pop(name, None)
         else:
             env[name] = value
     return env
+
+
+def unwritable(name: str) -> IO[bytes]:
+    """A standard output to which a child cannot write: a "pipe" whose reader has left, or a file's name."""
+    if name != "pipe":
+        return open(name, "wb", buffering=0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "wb", buffering=0)
 
 
 def program(name: str, *more_folders: str) -> str | None:

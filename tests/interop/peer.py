@@ -20,8 +20,8 @@ START_WITHIN = 60.0
 
 
 def interpreter() -> str:
-    """The Python that has oslo.messaging: of `make environments`, or WSGI_MESSAGING_OSLO_PYTHON."""
-    chosen = os.environ.get("WSGI_MESSAGING_OSLO_PYTHON") or str(processes.ROOT / ".venv-oslo" / "bin" / "python")
+    """The Python that has oslo.messaging: of `make environments`, or OSLO_PYTHON."""
+    chosen = os.environ.get("OSLO_PYTHON") or str(processes.ROOT / ".venv-oslo" / "bin" / "python")
     if not Path(chosen).exists():
         missing("oslo.messaging is not installed: make environments")
     return chosen

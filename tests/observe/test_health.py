@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.waiting import wait_until
 from wsgi_messaging import MessagingMiddleware, Transport
+from wsgi_messaging.connection import link
 from wsgi_messaging.devbroker import DevBroker
-from wsgi_messaging.observe.health import HealthEndpoints, liveness, readiness
+from wsgi_messaging.observe.health import _CAUSES, HealthEndpoints, _cause, liveness, readiness
 from wsgi_messaging.runtime import native
 
 NOBODY = "amqp://127.0.0.1:1"
@@ -39,10 +41,41 @@ def test_readiness_is_lost_and_found_with_the_broker() -> None:
         port = broker.port
         broker.stop()
         wait_until(lambda: not readiness(transport).is_ok, 5.0, "the loss")
-        assert readiness(transport).reasons[0] in ("publish: waiting", "publish: connecting")
+        assert readiness(transport).reasons[0].startswith(("publish: waiting", "publish: connecting"))
         assert liveness().is_ok, "no broker is no reason for a restart"
         with DevBroker(port=port):
             wait_until(lambda: readiness(transport).is_ok, 10.0, "the reconnect")
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("amqp://guest:wrong@{broker}//", "login refused"),
+        ("amqp://guest:guest@{broker}/nowhere", "virtual host refused"),
+        ("amqps://guest:guest@{broker}//", "no TLS"),
+        (NOBODY, "broker is away"),
+        ("amqp://no-such-host.invalid", "host name unknown"),
+    ],
+)
+def test_it_says_why_there_is_no_connection(broker: DevBroker, url: str, cause: str) -> None:
+    with Transport(url.format(broker=f"{broker.host}:{broker.port}"), name="health") as transport:
+        readiness(transport)
+        wait_until(lambda: transport.status().connections[0].last_failure, 10.0, "a failed attempt")
+        (reason,) = readiness(transport).reasons
+        assert reason in (f"publish: waiting ({cause})", f"publish: connecting ({cause})")
+
+
+def test_the_causes_are_those_of_the_errors() -> None:
+    """Fails when an error is put into other words, and the cause is not known any more."""
+    package = Path(link.__file__).parent
+    texts = "".join((package / name).read_text() for name in ("link.py", "connecting.py"))
+    for said in _CAUSES:
+        assert said in texts, said
+
+
+def test_a_failure_without_a_cause_to_show_tells_nothing_else() -> None:
+    assert _cause("amqp://10.0.0.1:5672: something new about 'shop'") == " (no connection)"
+    assert _cause(None) == ""
 
 
 def test_it_costs_no_time_while_the_broker_is_away() -> None:
@@ -80,12 +113,13 @@ def test_the_endpoints(make: Callable[..., Transport]) -> None:
 
 
 def test_the_endpoints_tell_strangers_no_host() -> None:
-    with Transport("amqp://user:secret@127.0.0.1:1", name="health") as transport:
+    with Transport("amqp://somebody:secret@127.0.0.1:1", name="health") as transport:
         pages = HealthEndpoints(transport)
         ask(pages, "/readyz")
         wait_until(lambda: transport.status().connections[0].last_failure, 5.0, "a failed attempt")
         body = ask(pages, "/readyz")[2].decode()
-        assert "secret" not in body and "127.0.0.1" not in body
+        assert "broker is away" in body
+        assert not any(each in body for each in ("secret", "somebody", "127.0.0.1"))
 
 
 def test_the_middleware_answers_for_them_and_for_nothing_else(make: Callable[..., Transport]) -> None:

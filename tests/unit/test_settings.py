@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import pytest
 
+from tests.harness.processes import environment
+from wsgi_messaging import settings as settings_module
 from wsgi_messaging.connection.hosts import Broker
 from wsgi_messaging.errors import ConfigurationError
 from wsgi_messaging.settings import DEFAULT_URL, URL_VARIABLES, Settings
@@ -178,6 +181,48 @@ def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.
 def test_bad_environments_name_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="^WSGI_MESSAGING_PREFETCH: 'x' is not a int"):
         Settings.from_environ({"WSGI_MESSAGING_PREFETCH": "x"})
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fresh process: nothing was warned about."""
+    monkeypatch.setattr(settings_module, "_warned", set())
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_a_misspelt_variable_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {"WSGI_MESSAGING_HEARTBEATS": "s3cret", "WSGI_MESSAGING_HEARTBEAT": "5", "OTHER_MESSAGING": "x"}
+    for _ in range(3):
+        assert Settings.from_environ(environ).heartbeat == 5.0
+    assert caplog.record_tuples == [
+        (
+            "wsgi_messaging.settings",
+            logging.WARNING,
+            "WSGI_MESSAGING_HEARTBEATS: no setting has this name, so the variable has no effect; "
+            "did you mean WSGI_MESSAGING_HEARTBEAT?",
+        )
+    ]
+    Settings.from_environ(environ | {"WSGI_MESSAGING_RUNDIR": "auto"})
+    assert caplog.messages[1].endswith("did you mean WSGI_MESSAGING_RUN_DIR?"), "each name has its own"
+
+
+@pytest.mark.usefixtures("unsaid")
+@pytest.mark.parametrize("name", ["CREDENTIALS", "HEALTH_PATH", "BROKERS_OF_MINE"])
+def test_a_variable_that_is_like_no_setting_gets_them_all(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    Settings.from_environ({f"WSGI_MESSAGING_{name}": "x"})
+    (text,) = caplog.messages
+    assert text.startswith(f"WSGI_MESSAGING_{name}: no setting")
+    assert "; there are URL, APP, HEARTBEAT, " in text
+    assert "CREDENTIALS" not in text.partition("; ")[2], "it is no text"
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_what_is_known_or_empty_is_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    given = {"url": "amqp://h", "login_method": "PLAIN", "run_dir": "auto", "tls_verify": "on"}
+    environ = {f"WSGI_MESSAGING_{name.upper()}": given.get(name, "8192") for name in NAMES if name != "credentials"}
+    environ |= {"WSGI_MESSAGING_HEARTBEATS": "", "AMQP_URL": "amqp://h", "MESSAGING_HEARTBEATS": "5"}
+    assert Settings.from_environ(environ).frame_max == 8192
+    assert caplog.messages == []
 
 
 # Secrets.

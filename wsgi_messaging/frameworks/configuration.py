@@ -64,7 +64,7 @@ def configured(mapping: Mapping[str, Any], prefix: str = "") -> Configuration:
 
 
 def _transport(mapping: Mapping[str, Any], prefix: str) -> Transport:
-    checked = Settings.from_mapping(mapping, prefix)
+    checked = Settings.from_mapping(mapping, prefix, others=("transport", *OPTIONS))
     names = {key[len(prefix) :].lower(): key for key in mapping}
     changes = {name: getattr(checked, name) for name in names}
     if "url" in names:  # as it was given: in the checked settings it has lost its query string

@@ -21,6 +21,25 @@ from ..transport import Transport
 
 LIVE, READY = "/livez", "/readyz"
 
+_CAUSES = {
+    "login refused for user": "login refused",
+    "the broker hung up when it got the credentials": "login refused",
+    "the function for the credentials failed": "no credentials",
+    "refused for user": "virtual host refused",
+    "the certificate was refused": "certificate refused",
+    "the TLS handshake": "no TLS",
+    "TLS handshake failed": "no TLS",
+    "not an AMQP 0-9-1 broker": "not AMQP",
+    "connected, but no AMQP": "no answer",
+    "hung up before the AMQP": "hung up",
+    "the broker is going down": "broker is away",
+    "connection refused": "broker is away",
+    "no answer to the connect": "broker is away",
+    "cannot connect": "broker is away",
+    "the host name cannot be resolved": "host name unknown",
+}
+"""What may be shown of a failed attempt to connect, by what `connection.link` says of it; the first that fits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -56,12 +75,19 @@ def _problem(connection: ConnectionStatus) -> str:
     if connection.state == State.BLOCKED.value:
         return f"{connection.role}: the broker takes no messages"
     if connection.state != State.READY.value:
-        return f"{connection.role}: {connection.state}"
+        return f"{connection.role}: {connection.state}{_cause(connection.last_failure)}"
     # The thread gives a silent broker up after so long; if it has not, it does not run.
     silence = connection.received_age or 0.0
     if connection.heartbeat and silence > connection.heartbeat * SILENT_INTERVALS + 1.0:
         return f"{connection.role}: nothing was heard of the broker for {silence:.0f} s"
     return ""
+
+
+def _cause(failure: str | None) -> str:
+    """Why the last attempt failed, in words that name no host and no user."""
+    if failure is None:
+        return ""
+    return f" ({next((shown for said, shown in _CAUSES.items() if said in failure), 'no connection')})"
 
 
 class HealthEndpoints:
