@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 import threading
 import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
-from tests.harness.proxy import FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
 from wsgi_messaging.connection import connecting
+from wsgi_messaging.connection.state import State
 
 
 def descriptors() -> int:
@@ -63,7 +64,7 @@ def test_open_and_close(rabbitmq: RabbitMQ, queue: str, cycles: int) -> None:
 
 @pytest.mark.parametrize("cycles", [pytest.param(5, id="5"), pytest.param(1000, id="1000", marks=pytest.mark.soak)])
 def test_reconnect(
-    proxy: FaultProxy, queue: str, cycles: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rabbitmq: RabbitMQ, queue: str, cycles: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the pauses that keep links that break at once apart: the many cycles would take an hour."""
     caplog.set_level(logging.CRITICAL, "wsgi_messaging")  # pytest keeps each record
@@ -72,15 +73,22 @@ def test_reconnect(
 
     def work() -> None:
         for _ in range(cycles):
-            wait_until(lambda: len(proxy.open_pairs) == 1, 10.0, "the connection")
+            link, reconnects = loop._link, loop.reconnects
+            assert link is not None
+            link.stream.sock.shutdown(socket.SHUT_RDWR)
+            wait_until(
+                lambda before=reconnects: loop.reconnects > before and loop.state is State.READY,
+                10.0,
+                "the next link",
+                interval=0.002,
+            )
             transport.publish("body", queue)
-            proxy.cut()
-        transport.publish("body", queue)
         wait_until(lambda: not _ending(), 10.0, "the journal's end")
 
-    with Transport(proxy.url(), name="reconnect") as transport:
+    with Transport(rabbitmq.url, name="reconnect") as transport:
         transport.publish("body", queue)
+        loop = transport.connections().loop("publish")
         before = descriptors(), threading.active_count()
         assert grown(work) < 50_000
         assert (descriptors(), threading.active_count()) == before
-        assert transport.status().connections[0].reconnects == 2 * cycles
+        assert loop.reconnects == 2 * cycles
