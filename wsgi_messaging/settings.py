@@ -230,6 +230,7 @@ def _boolean(text: str) -> bool:
 
 
 _CONVERTERS: dict[str, Callable[[str], Any]] = {"float": float, "int": int, "bool": _boolean}
+_IN_WORDS = {"float": "a number", "int": "a whole number", "bool": "yes or no", "str": "a text", "str | None": "a text"}
 
 
 def _convert(name: str, text: str, source: str) -> Any:
@@ -237,7 +238,7 @@ def _convert(name: str, text: str, source: str) -> Any:
     try:
         return _CONVERTERS.get(kind, str)(text)
     except ValueError as exc:
-        raise ConfigurationError(f"{source}: {text!r} is not a {kind}") from exc
+        raise ConfigurationError(f"{source}: {text!r} is not {_IN_WORDS.get(kind, kind)}") from exc
 
 
 def _check_types(settings: Settings) -> None:
@@ -249,7 +250,7 @@ def _check_types(settings: Settings) -> None:
         is_absent = value is None and "None" in kind
         is_boolean = isinstance(value, bool) and kind in ("float", "int")
         if not is_absent and (is_boolean or not isinstance(value, accepted)):
-            raise ConfigurationError(f"{name}: {value!r} is not a {kind}")
+            raise ConfigurationError(f"{name}: {value!r} is not {_IN_WORDS.get(kind, kind)}")
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:

@@ -389,7 +389,7 @@ def test_the_text_has_cause_and_remedy_and_names_the_source(
     text = capsys.readouterr().out
     assert "(from AMQP_URL)" in text
     assert re.search(r"failed +login .*\n +cause: login refused.*\n(.*\n)* +remedy: Check user name", text)
-    assert "1 of 1 hosts failed" in text
+    assert "1 of 1 host failed" in text
     assert "\x1b" not in text
     assert "s3cret" not in text
 

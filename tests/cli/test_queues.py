@@ -133,6 +133,22 @@ def test_wrong_usage(run: Run, arguments: Sequence[str]) -> None:
     assert run(*arguments)[0] == 2
 
 
+@pytest.mark.parametrize("command", [("queues",), ("dlq", "list")])
+@pytest.mark.parametrize("name", ["ord*", "order?", "[a-z]"])
+def test_patterns_are_for_the_management(command: Sequence[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "orders", name, "--url", "amqp://127.0.0.1:1"]) == 2
+    assert f"'{name}': patterns need --management" in capsys.readouterr().err
+
+
+def test_a_list_over_amqp_says_that_it_shows_what_was_named(
+    grave: Grave, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dlq", "list", grave.work, "--url", url]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split()[:4] == ["QUEUE", "READY", "CONSUMERS", "STATE"]
+    assert captured.err == "the queues named; --management tells which of them get dead letters, and whose\n"
+
+
 def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queues", "q", "--url", "amqp://u:s3cret@127.0.0.1:1//"]) == 1
     captured = capsys.readouterr()
@@ -422,6 +438,14 @@ def test_dead_letter_queues_are_found(
     assert found()[grave.dead] == grave.work
     assert found()[target] == by_policy
     assert "missing: they are lost" in found()["nowhere"]
+    status, listed = managed(rabbitmq, capsys, "dlq", "list", grave.work, grave.dead, "--management", management)
+    assert {row["queue"]: row["from"] for row in listed} == {
+        grave.work: "(none: this is no dead-letter queue)",
+        grave.dead: grave.work,
+    }
+    assert status == 0
+    status, listed = managed(rabbitmq, capsys, "dlq", "list", "no-such-queue", "--management", management)
+    assert (status, listed[0]["from"]) == (1, "(this queue is missing)")
     assert managed(rabbitmq, capsys, "dlq", "list", "--management", management)[0] == 1
     grave.transport.close()
     rabbitmq.api(f"policies/%2F/{by_policy}", "DELETE")

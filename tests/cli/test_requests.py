@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.broker.rpc_endpoints import Endpoint
 from tests.harness import processes
 from tests.harness.waiting import wait_until
 from wsgi_messaging import RPCServer, Target, Transport
-from wsgi_messaging.cli import main
+from wsgi_messaging.cli import _waiting, main
 from wsgi_messaging.devbroker import DevBroker
 
 
@@ -97,6 +98,15 @@ def test_the_arguments_as_one_object_also_from_standard_input(run: Run, monkeypa
     assert run("call", "add", "--json", '{"a": 1, "b": 2}') == (0, "3\n", "")
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"a": 3,\n "b": 4}\n'))
     assert run("call", "add", "--json", "-") == (0, "7\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--timeout", "10", "a=1", "b=2"), ("a=1", "--timeout", "10", "b=2"), ("a=1", "b=2", "--timeout", "10")],
+)
+def test_options_may_stand_anywhere_among_the_arguments(run: Run, arguments: tuple[str, ...]) -> None:
+    """Fails with argparse alone, which takes no more of KEY=VALUE behind the first option."""
+    assert run("call", "add", *arguments) == (0, "3\n", "")
 
 
 def test_the_target_and_the_context(run: Run) -> None:
@@ -192,6 +202,53 @@ def test_wrong_usage_is_named(
     monkeypatch.setenv("WSGI_MESSAGING_URL", "amqp://127.0.0.1:1//")
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
+
+
+def test_an_option_that_there_is_not_is_named_with_the_commands_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["call", "t", "m", "--timeot", "a=1"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "usage: wsgi-messaging call " in error and error.endswith("unrecognized arguments: --timeot\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("call", "t", "m", "--timeout", "1"), ("notify", "1", "--timeout", "1"), ("listen",)]
+)
+def test_what_is_waited_for_is_said_once_and_leads_the_error(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "PATIENCE", 0.4)
+    monkeypatch.setenv("WSGI_MESSAGING_TIMEOUT", "1")
+    port = processes.free_port()
+    assert main([*command, "--url", f"amqp://u:s3cret@127.0.0.1:{port}//"]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wsgi-messaging ")]
+    broker = f"amqp://127.0.0.1:{port}: connection refused"
+    assert [line.partition(";")[0] for line in said] == [
+        f"wsgi-messaging {command[0]}: waiting for {broker}",
+        f"wsgi-messaging {command[0]}: {broker}",
+    ]
+    assert "s3cret" not in "".join(said)
+
+
+def test_a_broker_that_takes_no_messages_is_waited_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "PATIENCE", 0.4)
+    with DevBroker() as broker:
+        broker.block("low on memory")
+        assert main(["cast", "t", "m", "--timeout", "1", "--url", broker.url]) == 1
+    assert "the broker takes no messages (low on memory)" in capsys.readouterr().err
+
+
+def test_a_long_method_is_no_reason_to_say_anything(
+    run: Run, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "PATIENCE", 0.2)
+    timer = threading.Timer(0.6, servers.endpoints["h1"].go_on.set)
+    timer.start()
+    assert run("call", "hold", "--server", "h1")[2] == ""
+    timer.join()
 
 
 @pytest.mark.parametrize("command", ["call", "cast"])

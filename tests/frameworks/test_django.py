@@ -121,7 +121,7 @@ def test_without_the_setting_it_is_the_environments(messaging: ModuleType, monke
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ({"HEARTBEAT": "often"}, "HEARTBEAT: 'often' is not a float"),
+        ({"HEARTBEAT": "often"}, "HEARTBEAT: 'often' is not a number"),
         ({"HARTBEAT": 5}, "HARTBEAT: no such setting; there are url, "),
         ({"URL": "redis://h"}, "url: "),
         ({"DEADLINE": "soon"}, "deadline: 'soon' is not a number of seconds"),

@@ -97,7 +97,7 @@ def test_pages_are_configured_too(messaging: Messaging, memory_transport: Memory
     ("config", "named"),
     [
         ({"WSGI_MESSAGING_HARTBEAT": 5}, "^WSGI_MESSAGING_HARTBEAT: no such setting"),
-        ({"WSGI_MESSAGING_HEARTBEAT": "often"}, "^WSGI_MESSAGING_HEARTBEAT: 'often' is not a float"),
+        ({"WSGI_MESSAGING_HEARTBEAT": "often"}, "^WSGI_MESSAGING_HEARTBEAT: 'often' is not a number"),
         ({"WSGI_MESSAGING_DEADLINE": "soon"}, "^deadline: "),
     ],
 )

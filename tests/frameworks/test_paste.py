@@ -100,8 +100,8 @@ def test_an_ini_line_suffices(how: str, load: Callable[..., list[MessagingMiddle
     ("options", "named"),
     [
         ("hartbeat = 15", "^hartbeat: no such setting; there are url, "),
-        ("heartbeat = often", "^heartbeat: 'often' is not a float"),
-        ("max_queued = 1.5", "^max_queued: '1.5' is not a int"),
+        ("heartbeat = often", "^heartbeat: 'often' is not a number"),
+        ("max_queued = 1.5", "^max_queued: '1.5' is not a whole number"),
         ("deadline = soon", "^deadline: 'soon' is not a number of seconds"),
         ("status_path = status", "^status_path: 'status'"),
     ],

@@ -66,7 +66,7 @@ def test_the_middlewares_transport_comes_first(configurator: Any, memory_transpo
     ("settings", "named"),
     [
         ({"hartbeat": "7"}, r"^wsgi_messaging\.hartbeat: no such setting"),
-        ({"heartbeat": "often"}, r"^wsgi_messaging\.heartbeat: 'often' is not a float"),
+        ({"heartbeat": "often"}, r"^wsgi_messaging\.heartbeat: 'often' is not a number"),
         ({"status_path": "/messaging"}, r"^wsgi_messaging\.status_path: give it to MessagingMiddleware"),
     ],
 )

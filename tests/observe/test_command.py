@@ -12,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kombu import Queue
+
 from tests.harness.processes import ROOT, environment
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
+from wsgi_messaging.devbroker import DevBroker
 
 COMMAND = [sys.executable, "-m", "wsgi_messaging", "status"]
 
@@ -50,7 +53,8 @@ def test_the_table(make: Callable[..., Transport], run_dir: Path) -> None:
     head, row, *_rest, summary = done.stdout.splitlines()
     assert done.returncode == 0 and head.split()[:4] == ["app", "pid", "server", "role"]
     assert row.split()[:4] == ["seen", str(os.getpid()), "publish", "ready"]
-    assert summary == "1 connections of 1 workers, all ready."
+    assert summary == "1 connection of 1 worker, all ready."
+    assert "last sent  last received  " in head
     assert "\x1b" not in done.stdout, "no colour where nobody looks"
     assert call(WSGI_MESSAGING_RUN_DIR=str(run_dir)).stdout.splitlines()[0] == head
 
@@ -75,7 +79,7 @@ def test_the_automatic_directories_of_all_applications(make: Callable[..., Trans
 def test_nobody_there_and_wrong_directories(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     empty = call("--run-dir", str(tmp_path))
-    assert empty.returncode == 1 and "no worker shows itself" in empty.stdout
+    assert empty.returncode == 1 and "no worker shows itself: set WSGI_MESSAGING_RUN_DIR=auto" in empty.stdout
     none = call("--run-dir", str(tmp_path / "none"))
     assert none.returncode == 2 and "no directory" in none.stderr and "Traceback" not in none.stderr
     tmp_path.chmod(0o777)
@@ -88,6 +92,40 @@ def test_a_connection_that_is_not_ready_is_exit_status_1(make: Callable[..., Tra
     wait_until(lambda: run_dir.exists() and "refused" in call("--run-dir", str(run_dir)).stdout, 10.0, "the failure")
     done = call("--run-dir", str(run_dir))
     assert done.returncode == 1 and "NOT ready" in done.stdout and "hunter2" not in done.stdout
+
+
+def test_two_connections_of_one_worker(make: Callable[..., Transport], run_dir: Path) -> None:
+    transport = make()
+    transport.warm()
+    transport.declare(Queue("private", exclusive=True))
+    wait_until(lambda: "all ready" in call("--run-dir", str(run_dir)).stdout, 10.0, "both connections")
+    assert "2 connections of 1 worker, all ready." in call("--run-dir", str(run_dir)).stdout
+
+
+FROZEN = """
+import sys, time
+from wsgi_messaging import Settings, Transport
+transport = Transport(settings=Settings(url=sys.argv[1], run_dir=sys.argv[2], heartbeat=1))
+transport.publish(b"x", "nobody", mandatory=False)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_stands_still_is_not_ready(broker: DevBroker, run_dir: Path) -> None:
+    """As one of uWSGI without threads. Fails when the state alone counts, which nobody corrects any more."""
+    command = [sys.executable, "-c", FROZEN, broker.url, str(run_dir)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            assert call("--run-dir", str(run_dir)).returncode == 0
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: call("--run-dir", str(run_dir)).returncode == 1, 10.0, "what the worker cannot say")
+            done = call("--run-dir", str(run_dir))
+        finally:
+            process.kill()
+    assert " stalled " in done.stdout and "1 NOT ready" in done.stdout
+    assert "(due every 1 s): stopped, or its threads do not run" in done.stdout
 
 
 def test_watch_on_a_terminal_until_it_is_interrupted(make: Callable[..., Transport], run_dir: Path) -> None:

@@ -187,6 +187,23 @@ def test_what_comes_from_outside_is_escaped() -> None:
     assert text.count("&lt;img src=x onerror=alert(1)&gt;&quot;&amp;&#x27;") > 5
 
 
+def test_a_stalled_connection_is_marked_and_counted() -> None:
+    """Fails when the page believes what a thread that does not run any more has written last."""
+    (row,) = board_with("x").rows
+    ready = replace(row, connection=replace(row.connection, state="ready", heartbeat=4.0, blocked=None))
+    for age, shown in ((7.9, "ready"), (8.1, "stalled")):
+        board = Board((replace(ready, updated_age=age),), is_whole=True)
+        text = markup.page(board, "/s.json")
+        assert f'<td class="state {shown}">{shown}</td>' in text
+        assert ("1 NOT ready" in text, "no heartbeat for 8 s (due every 4 s)" in text) == (age > 8, age > 8)
+        (told,) = board.as_json()["connections"]
+        assert (told["state"], told["is_ready"]) == (shown, age < 8)
+    assert f".state.{shown}" in markup.STYLE
+    for change in ({"heartbeat": 0.0}, {"state": "waiting"}):
+        other = replace(ready, updated_age=60.0, connection=replace(ready.connection, **change))
+        assert not other.is_stalled, "no heartbeat is due"
+
+
 def test_the_script_is_given_the_same_cells(page: StatusPage) -> None:
     board = board_with("plain")
     text = markup.page(board, "/s.json")
@@ -215,7 +232,7 @@ def test_without_a_run_directory_it_says_so(make: Callable[..., Transport]) -> N
     transport = make(run_dir=None)
     transport.publish(b"x", "nobody", mandatory=False)
     text = ask(StatusPage(transport, "/status"), **LOCAL)[2].decode()
-    assert "This process only" in text and "1 connections of 1 workers, all ready" in text
+    assert "This process only" in text and "1 connection of 1 worker, all ready" in text
 
 
 def test_the_middleware_serves_it_only_where_it_is_asked_to(transport: Transport) -> None:

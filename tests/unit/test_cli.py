@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_messaging.cli import COMMANDS, hooks, main, serve
+from wsgi_messaging import ConfigurationError
+from wsgi_messaging.cli import COMMANDS, hooks, main, output, rpc_server, serve
 
 APPLICATION = """
 import os
@@ -107,6 +110,47 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     sys.modules.pop("served_by_a_test", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("served_by_no_one:Endpoint", "no module 'served_by_no_one' in "),
+        ("served_by_a_test.below:Endpoint", "no module 'served_by_a_test.below' in "),
+        ("served_by_a_test.py:make", "; write served_by_a_test:make"),
+        ("./served_by_a_test:make", "is not module:name"),
+        (":make", "is not module:name"),
+    ],
+)
+def test_endpoints_in_a_module_that_is_not_there(project: Path, name: str, named: str) -> None:
+    """Fails when a traceback of the import is all that is said."""
+    with pytest.raises(ConfigurationError, match=re.escape(named)):
+        rpc_server.load(name)
+    assert len(rpc_server.load("served_by_a_test:make")) == 1
+
+
+def test_what_a_module_of_endpoints_cannot_import_is_its_own_matter(project: Path) -> None:
+    (project / "served_by_a_test.py").write_text("import no_such_module_anywhere")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        rpc_server.load("served_by_a_test:make")
+
+
+@pytest.mark.parametrize(
+    ("options", "app", "shown"),
+    [([], "", "rpc-compute"), ([], "shop", "shop"), (["--name", "adder"], "shop", "adder")],
+)
+def test_an_rpc_server_has_a_name_of_its_own(
+    options: list[str], app: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSGI_MESSAGING_APP", app)
+    parser = argparse.ArgumentParser()
+    rpc_server.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["rpc-server", "a:b", "--topic", "compute", "--url", "amqp://h", *options])
+    assert rpc_server._settings(args).app == shown
+
+
+def test_one_and_many_are_told_apart() -> None:
+    assert [output.counted(number, "host") for number in (0, 1, 2)] == ["0 hosts", "1 host", "2 hosts"]
 
 
 @pytest.mark.parametrize("name", ["", ":application", ":make()"])

@@ -37,7 +37,7 @@ def test_serves_until_a_signal_comes() -> None:
             connection.collect()
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.stdout.read() == "devbroker stopped: 1 connections served\n"
+        assert process.stdout.read() == "devbroker stopped: 1 connection served\n"
         assert process.wait(5) == 0
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.harness.processes import ROOT, environment
+from tests.harness.processes import ROOT, environment, unwritable
 from wsgi_messaging import ConfigurationError
 from wsgi_messaging.cli import listen, notify
 from wsgi_messaging.devbroker import DevBroker
@@ -68,6 +68,29 @@ def test_what_notify_sends_listen_shows(ending: str, capsys: pytest.CaptureFixtu
         ("info", "image.delete", "2"),
     ]
     assert "confirmed: image.create to t.error of exchange x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("output", "status", "said"), [("pipe", 141, ""), ("/dev/full", 1, "No space left on device")])
+def test_listen_ends_when_nobody_takes_its_lines(output: str, status: int, said: str) -> None:
+    """As `| head -1`, and on a full disk. Fails when the error stays with the consumer, and listen listens on."""
+    with DevBroker() as broker:
+        options = ["--url", broker.url, "--topic", "t", "--exchange", "x"]
+        command = [sys.executable, "-m", "wsgi_messaging", "listen", *options]
+        with (
+            unwritable(output) as stdout,
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment(), stdout=stdout, stderr=subprocess.PIPE, text=True
+            ) as listening,
+        ):
+            try:
+                assert listening.stderr is not None
+                assert "listening" in listening.stderr.readline()
+                assert run(notify, "1", *options) == 0
+                assert listening.wait(10.0) == status
+                rest = listening.stderr.read()
+            finally:
+                listening.kill()
+    assert said in rest and rest.count("\n") == (1 if said else 0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The command `wsgi-messaging`: one module per command, imported when it is the one that was asked for.
 
 Each has `add_parser(subparsers)` and `run(args) -> int`. Exit status: 0 done, 1 failed, 2 wrong usage or
-configuration, 130 interrupted.
+configuration, 130 interrupted, 141 when whoever read its output has left.
 
 Layer 5: imports errors; the module of one command.
 """
@@ -9,9 +9,12 @@ Layer 5: imports errors; the module of one command.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import ConfigurationError, MessagingError
 
@@ -32,9 +35,41 @@ COMMANDS = {
 }
 
 
+NO_READER = 141
+"""The exit status that a shell gives to a program that SIGPIPE has ended."""
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What standard output and standard error can fail with. A file's error has its name, a broker's is translated."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            print(end="", flush=True)  # when the interpreter ends, nobody could tell what went wrong
+    except OSError as exc:
+        if exc.errno not in _UNWRITABLE or exc.filename is not None:
+            raise
+        _give_output_up()
+        if exc.errno == errno.EPIPE:
+            return NO_READER
+        print(f"wsgi-messaging: the output cannot be written: {exc.strerror}", file=sys.stderr)
+        return 1
+
+
+def _give_output_up() -> None:
+    """Let go of what could not be written, or the interpreter would try again at its end, and complain."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the beginning
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="wsgi-messaging", description="A RabbitMQ messaging transport for WSGI applications."
     )
@@ -48,9 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     command_module.add_parser(subparsers)
     try:
-        return int(command_module.run(parser.parse_args(arguments)))
+        return int(command_module.run(_parsed(parser, subparsers.choices[name], arguments)))
     except MessagingError as exc:
         print(f"wsgi-messaging {name}: {exc}", file=sys.stderr)
         return 2 if isinstance(exc, ConfigurationError) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parsed(parser: argparse.ArgumentParser, of_command: Any, arguments: list[str]) -> argparse.Namespace:
+    """Takes KEY=VALUE behind an option, too, where argparse expects no more of them."""
+    args, left = parser.parse_known_args(arguments)
+    if hasattr(args, "arguments"):
+        args.arguments = [*args.arguments, *(each for each in left if not each.startswith("-"))]
+        left = [each for each in left if each.startswith("-")]
+    if left:
+        of_command.error(f"unrecognized arguments: {' '.join(left)}")
+    return args

@@ -35,7 +35,7 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="*",
         metavar="KEY=VALUE",
-        help="the method's arguments, right behind it; a VALUE that is no JSON is a text",
+        help="the method's arguments; a VALUE that is no JSON is a text",
     )
     parser.add_argument("--json", metavar="OBJECT", help="the arguments as one JSON object; - reads it from stdin")
     parser.add_argument("--server", metavar="NAME", help="this server of the topic (default: any)")

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ConfigurationError, MessagingError
 from ..transport import Transport
 from ._requests import ShellClient, add_request_arguments, arguments_of, context_of, failed, target_of
+from ._waiting import broker_awaited
 from .output import print_json
 
 
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     with Transport(args.url, name="wsgi-messaging-call") as transport:
         client = ShellClient(transport, target_of(args), args.timeout)
         try:
-            reply = client.call(context, args.method, **arguments)
+            with broker_awaited(args.command, transport):
+                reply = client.call(context, args.method, **arguments)
         except ConfigurationError:
             raise
         except MessagingError as exc:

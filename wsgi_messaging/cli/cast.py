@@ -14,6 +14,7 @@ from ..connections import Connections
 from ..errors import ConfigurationError, MessagingError, Unroutable
 from ..transport import Transport
 from ._requests import ShellClient, add_request_arguments, arguments_of, context_of, failed, target_of
+from ._waiting import broker_awaited
 from .check import settings_of
 
 
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     with Transport(settings=settings, name="wsgi-messaging-cast") as transport:
         try:
-            _MandatoryClient(transport, target).cast(context, args.method, **arguments)
+            with broker_awaited(args.command, transport):
+                _MandatoryClient(transport, target).cast(context, args.method, **arguments)
         except ConfigurationError:
             raise
         except MessagingError as exc:

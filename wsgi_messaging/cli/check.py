@@ -28,7 +28,7 @@ from ._conversation import Blocked, Conversation, Greeting, HungUp, NotAmqp, Pro
 from ._permissions import Trial
 from ._steps import Step, Steps, Stopped, print_step
 from ._versions import meaning
-from .output import coloured, print_json
+from .output import coloured, counted, print_json
 
 SHORT_HEARTBEAT = 5.0
 FAR_AWAY_MS = 50.0
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({"ok": is_ok, "brokers": reports})
     else:
         broken = sum(not report["ok"] for report in reports)
-        print(coloured("all well", "green") if is_ok else coloured(f"{broken} of {len(reports)} hosts failed", "red"))
+        failed = f"{broken} of {counted(len(reports), 'host')} failed"
+        print(coloured("all well", "green") if is_ok else coloured(failed, "red"))
     return 0 if is_ok else 1
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ..devbroker import DevBroker
 from ..errors import ConfigurationError
 from ._foreground import signals_awaited
+from .output import counted
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             wait_for_signal()
         finally:
             broker.stop()
-    print(f"devbroker stopped: {broker.accepted} connections served", flush=True)
+    print(f"devbroker stopped: {counted(broker.accepted, 'connection')} served", flush=True)
     return 0
 
 

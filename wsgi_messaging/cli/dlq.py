@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..connection import codec, topology
+from ..connection.hosts import Broker
 from ..errors import ConfigurationError
 from ..settings import Settings
 from ._approach import conversation_with_any
@@ -24,7 +27,7 @@ from ._letters import first_death, replayed
 from ._management import Management
 from .check import settings_of
 from .output import Progress, coloured, plain, print_json
-from .queues import COLUMNS, add_broker_arguments, ask, show
+from .queues import COLUMNS, add_broker_arguments, ask, check_names, show
 
 BATCH = 100
 BATCH_OCTETS = 8 * 1024 * 1024
@@ -44,7 +47,11 @@ def add_parser(subparsers: Any) -> None:
         " 130 interrupted.",
     )
     actions = parser.add_subparsers(dest="action", metavar="list|show|replay", required=True)
-    listing = actions.add_parser("list", description="Dead-letter queues and their depth (all, with --management).")
+    listing = actions.add_parser(
+        "list",
+        description="Dead-letter queues, their depth, and whose dead letters they get: all of them, or those named,"
+        " with --management. Without it the depth of the queues named, whatever they are.",
+    )
     listing.add_argument("names", nargs="*", metavar="QUEUE")
     showing = actions.add_parser(
         "show",
@@ -74,12 +81,28 @@ def run(args: argparse.Namespace) -> int:
         return _list(args, settings)
     if args.limit is not None and args.limit < 1:
         raise ConfigurationError("--limit must be 1 or more")
+    if args.action == "show":
+        with _opened(args, settings) as (_broker, conversation, depth):
+            rows = _fetched(conversation, args, min(depth, args.limit))
+        show(rows, SHOW_COLUMNS, as_json=args.json)
+        return 0
+    replay: _Replay | None = None
+    try:
+        with _opened(args, settings) as (broker, conversation, depth):
+            replay = _Replay(conversation, broker.userid, args, min(depth, args.limit or depth))
+            return replay.run()
+    finally:
+        if replay is not None:
+            replay.report()
+
+
+@contextlib.contextmanager
+def _opened(args: argparse.Namespace, settings: Settings) -> Iterator[tuple[Broker, Conversation, int]]:
+    """A conversation with the broker, and the queue's depth. Nothing is printed in it: what breaks there is its own."""
     with conversation_with_any(settings, args.timeout) as (broker, conversation):
         try:
             depth, _consumers = conversation.depth(args.queue)
-            if args.action == "show":
-                return _show(conversation, args, min(depth, args.limit))
-            return _Replay(conversation, broker.userid, args).run(min(depth, args.limit or depth))
+            yield broker, conversation, depth
         except Refused as exc:
             cause = f"queue {args.queue!r} cannot be read ({exc})"
             raise Trouble(cause, "Check its name and this user's permissions") from exc
@@ -89,8 +112,10 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:
     if not args.management:
         if not args.names:
             raise ConfigurationError("name the queues, or give --management http://host:15672 to find them")
+        check_names(args)
         rows = ask(args.names, settings, args.timeout)
         show(rows, COLUMNS, as_json=args.json)
+        print("the queues named; --management tells which of them get dead letters, and whose", file=sys.stderr)
         return 0 if all(row["state"] == "running" for row in rows) else 1
     management = Management(args.management, settings.brokers[0], args.timeout)
     queues = {each["name"]: each for each in management.queues()}
@@ -103,13 +128,18 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:
             "queue": name,
             "messages": queues.get(name, {}).get("messages_ready"),
             "consumers": queues.get(name, {}).get("consumers"),
-            "from": ", ".join(origin) + ("" if name in queues else " (this queue is missing: they are lost)"),
+            "from": _origin(sources.get(name, []), is_missing=name not in queues),
         }
-        for name, origin in sorted(sources.items())
-        if not args.names or name in args.names
+        for name in sorted(set(args.names) or sources)
     ]
     show(rows, LIST_COLUMNS, as_json=args.json)
     return 0 if all(row["queue"] in queues for row in rows) else 1
+
+
+def _origin(names: Sequence[str], *, is_missing: bool) -> str:
+    if not names:
+        return "(this queue is missing)" if is_missing else "(none: this is no dead-letter queue)"
+    return ", ".join(names) + (" (this queue is missing: they are lost)" if is_missing else "")
 
 
 def _targets(queue: dict[str, Any], management: Management) -> Iterator[str]:
@@ -124,7 +154,7 @@ def _targets(queue: dict[str, Any], management: Management) -> Iterator[str]:
         yield from dict.fromkeys(each["destination"] for each in bound if each["destination_type"] == "queue")
 
 
-def _show(conversation: Conversation, args: argparse.Namespace, total: int) -> int:
+def _fetched(conversation: Conversation, args: argparse.Namespace, total: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with Progress("fetched", total, is_quiet=args.quiet or args.json) as progress:
         while len(rows) < args.limit:
@@ -133,8 +163,7 @@ def _show(conversation: Conversation, args: argparse.Namespace, total: int) -> i
                 break
             rows += [_described(number, message) for number, message in enumerate(batch, len(rows) + 1)]
             progress.show(len(rows))
-    show(rows, SHOW_COLUMNS, as_json=args.json)
-    return 0
+    return rows
 
 
 def _described(number: int, message: Fetched) -> dict[str, Any]:
@@ -156,18 +185,20 @@ def _described(number: int, message: Fetched) -> dict[str, Any]:
 class _Replay:
     """One run over the queue: batch by batch, each fetched, published, confirmed, then acknowledged."""
 
-    def __init__(self, conversation: Conversation, user: str, args: argparse.Namespace) -> None:
+    def __init__(self, conversation: Conversation, user: str, args: argparse.Namespace, total: int) -> None:
         self._conversation = conversation
         self._user = user
         self._args = args
+        self._total = total
         self._exchanges: dict[str, str] = {"": ""}
         self.seen = self.replayed = 0
         self.is_interrupted = False
         self.routes: collections.Counter[str] = collections.Counter()
         self.kept: collections.Counter[str] = collections.Counter()
 
-    def run(self, total: int) -> int:
+    def run(self) -> int:
         """Blocks: as long as it takes; progress is shown. What is not acknowledged goes back at the end."""
+        total = self._total
         what = "examined" if self._args.dry_run else "replayed"
         is_quiet = self._args.quiet or self._args.json
         try:
@@ -177,8 +208,6 @@ class _Replay:
         except KeyboardInterrupt:
             self.is_interrupted = True
             raise
-        finally:
-            self._report(total)
         return 130 if self.is_interrupted else 1 if self.kept else 0
 
     def _take_all(self, total: int, is_interrupted: Callable[[], bool], progress: Progress) -> None:
@@ -245,7 +274,8 @@ class _Replay:
             self._conversation.acknowledge(done)
         self.replayed += len(done)
 
-    def _report(self, total: int) -> None:
+    def report(self) -> None:
+        """Print what was done."""
         verb = "would be replayed" if self._args.dry_run else "replayed"
         if self._args.json:
             counts = {"examined": self.seen, "replayed": self.replayed, "dry_run": self._args.dry_run}
@@ -256,6 +286,6 @@ class _Replay:
             print(f"{count:>8}  to {plain(where)}")
         for reason, count in self.kept.most_common():
             print(coloured(f"{count:>8}  kept: {plain(reason)}", "yellow"))
-        ending = f"; interrupted, {total - self.seen} left as they were" if self.is_interrupted else ""
+        ending = f"; interrupted, {self._total - self.seen} left as they were" if self.is_interrupted else ""
         kept = sum(self.kept.values())
-        print(f"{self.replayed} of {total} {verb}, {kept} kept in {plain(self._args.queue)}{ending}")
+        print(f"{self.replayed} of {self._total} {verb}, {kept} kept in {plain(self._args.queue)}{ending}")

@@ -21,7 +21,7 @@ from ._findings import ERROR, WARNING, Facts, Finding, ordered, print_finding
 from ._versions import parsed
 from .check import settings_of
 from .doctor_rules import Unreadable, broker, gunicorn, mod_wsgi, proxies, uwsgi
-from .output import coloured, print_json
+from .output import coloured, counted, print_json
 
 Examine = Callable[[str, str, Facts], list[Finding]]
 
@@ -174,7 +174,7 @@ def _show(findings: list[Finding], args: argparse.Namespace) -> int:
     errors, warnings = (sum(each.severity == severity for each in findings) for severity in (ERROR, WARNING))
     examined = ", ".join(args.files) or "what was asked"
     if grave:
-        print(coloured(f"{examined}: {errors} errors, {warnings} warnings", "red"))
+        print(coloured(f"{examined}: {counted(errors, 'error')}, {counted(warnings, 'warning')}", "red"))
         print("The shipped files have none: wsgi-messaging hooks --copy DIR")
         return 1
     print(coloured(f"{examined}: nothing to mend", "green"))

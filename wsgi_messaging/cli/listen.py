@@ -21,6 +21,7 @@ from ..notify.notification import PRIORITIES, Notification, read
 from ..oslo import envelope, topology
 from ..runtime.waiting import Completion
 from ..transport import Transport
+from ._waiting import broker_awaited
 from .notify import add_route_arguments, flags_of
 
 
@@ -46,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
         exchange = topology.topic_exchange(args.exchange, flags_of(args))
         queue = topology.private_queue(f"wsgi-messaging-listen-{uuid.uuid4().hex}", exchange, keys)
         signal.signal(signal.SIGTERM, lambda _number, _frame: tail.enough.set())
-        transport.consume(queue, tail.show)
+        with broker_awaited("listen", transport):
+            transport.consume(queue, tail.show)
         print(f"listening: {', '.join(keys)} of exchange {args.exchange}", file=sys.stderr, flush=True)
         tail.enough.wait()
+    if tail.failure is not None:
+        raise tail.failure
     return 0
 
 
@@ -64,9 +68,18 @@ class _Tail:
             raise ConfigurationError(f"count: {count} is not at least 1")
         self._left = count
         self.enough = Completion()
+        self.failure: OSError | None = None
+        """Why nothing more can be shown."""
 
     def show(self, delivery: Delivery) -> None:
-        """Called for each message, on one thread."""
+        """Called for each message, on one thread. It raises nothing: that would only put the message back."""
+        try:
+            self._show(delivery)
+        except OSError as exc:
+            self.failure = exc
+            self.enough.set()
+
+    def _show(self, delivery: Delivery) -> None:
         try:
             notification = read(delivery.properties, delivery.body)
         except envelope.MalformedMessage as exc:

@@ -15,6 +15,7 @@ from ..notify import Notifier
 from ..notify.notification import PRIORITIES
 from ..rpc.flags import QueueFlags
 from ..transport import Transport
+from ._waiting import broker_awaited
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
             flags=flags_of(args),
             timeout=args.timeout,
         )
-        getattr(notifier, args.priority)({}, args.event_type, payload)
+        with broker_awaited("notify", transport):
+            getattr(notifier, args.priority)({}, args.event_type, payload)
     keys = ", ".join(f"{topic}.{args.priority}" for topic in topics)
     print(f"confirmed: {args.event_type} to {keys} of exchange {args.exchange}")
     return 0

@@ -9,6 +9,7 @@ Layer 5: imports runtime.native.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -41,6 +42,11 @@ def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
     if colour not in _CODES or not is_colourful(stream or sys.stdout):
         return text
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, whose plural has an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_json(value: object) -> None:
@@ -93,7 +99,7 @@ class Progress:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._say("\r" + " " * self._width + "\r", end="")
 
     def show(self, done: int) -> None:
         """Say it, unless it was said a moment ago."""
@@ -106,10 +112,14 @@ class Progress:
         line = f"{self._what}: {done} of {self._total} ({100 * done // max(1, self._total)} %, {rate:.0f}/s{left})"
         if self._is_terminal:
             line = line[: _columns(sys.stderr) - 1]
-            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._say("\r" + line.ljust(self._width), end="")
             self._width = len(line)
         else:
-            print(line, file=sys.stderr, flush=True)
+            self._say(line)
+
+    def _say(self, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError):  # nobody reads it: no reason to stop in the middle of the work
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 def _columns(stream: TextIO) -> int:

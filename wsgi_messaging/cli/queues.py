@@ -49,9 +49,19 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args.url)
     if not args.names and not args.management:
         raise ConfigurationError("name the queues; AMQP cannot list them, --management http://host:15672 can")
+    check_names(args)
     rows = _managed(args, settings) if args.management else ask(args.names, settings, args.timeout)
     show(rows, {**MANAGED, "state": "STATE"} if args.management else COLUMNS, as_json=args.json)
     return 0 if all(row["state"] in ("running", "idle", "flow") for row in rows) else 1
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Raises: `ConfigurationError` for a pattern of names where none can be looked up."""
+    patterns = [] if args.management else [name for name in args.names if set(name) & set("*?[")]
+    if patterns:
+        raise ConfigurationError(
+            f"{patterns[0]!r}: patterns need --management http://host:15672; AMQP takes whole names"
+        )
 
 
 def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bool) -> None:

@@ -22,6 +22,8 @@ from ..rpc import QueueFlags, RPCServer, Target
 from ..settings import Settings
 from ..transport import Transport
 from ._foreground import signals_awaited
+from ._waiting import broker_awaited
+from .output import counted
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--topic", required=True)
     parser.add_argument("--server", default=os.uname().nodename, help="this server's name (default %(default)s)")
     parser.add_argument("--exchange", help="oslo.messaging's control_exchange (default openstack)")
+    parser.add_argument("--name", help="as the broker and 'status' show it (default: WSGI_MESSAGING_APP, or rpc-TOPIC)")
     parser.add_argument("--url", help="the broker; without it the environment says (WSGI_MESSAGING_URL, ...)")
     parser.add_argument("--pool-size", type=int, default=64, metavar="N", help="requests at a time (default 64)")
     parser.add_argument("--prefetch", type=int, metavar="N", help="requests of a queue that wait here (default N)")
@@ -50,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     sys.path.insert(0, os.getcwd())
     endpoints = load(args.endpoints)
-    settings = Settings.from_environ({**os.environ, **({"WSGI_MESSAGING_URL": args.url} if args.url else {})})
-    with _messages_on_stderr(), signals_awaited() as wait_for_signal, Transport(settings=settings) as transport:
+    transport = Transport(settings=_settings(args))
+    with _messages_on_stderr(), signals_awaited() as wait_for_signal, transport:
         server = RPCServer(
             transport,
             Target(exchange=args.exchange, topic=args.topic, server=args.server),
@@ -62,21 +65,41 @@ def run(args: argparse.Namespace) -> int:
             flags=QueueFlags(durable=args.durable, auto_delete=args.auto_delete, quorum=args.quorum),
             ping=args.ping,
         )
-        server.start()
+        with broker_awaited("rpc-server", transport):
+            server.start()
         print(f"rpc-server ready: {server.target!r}", flush=True)
         wait_for_signal()
         is_over = server.stop(args.grace)
         status = server.status()
-    print(f"rpc-server stopped: {status.executed} requests executed, {status.failed} of them failed", flush=True)
+    print(
+        f"rpc-server stopped: {counted(status.executed, 'request')} executed, {status.failed} of them failed",
+        flush=True,
+    )
     return 0 if is_over else 1
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The environment's, under a name that tells this server from others."""
+    environ = dict(os.environ)
+    if args.url:
+        environ["WSGI_MESSAGING_URL"] = args.url
+    if args.name or not environ.get("WSGI_MESSAGING_APP"):
+        environ["WSGI_MESSAGING_APP"] = args.name or f"rpc-{args.topic}"
+    return Settings.from_environ(environ)
 
 
 def load(name: str) -> Sequence[object]:
     """The endpoints that `module:name` means. Raises: `ConfigurationError`."""
     module_name, colon, attribute = name.partition(":")
-    if not colon or not attribute:
-        raise ConfigurationError(f"endpoints: {name!r} is not module:name")
-    found: Any = importlib.import_module(module_name)
+    if not colon or not attribute or not all(map(str.isidentifier, module_name.split("."))):
+        raise ConfigurationError(f"endpoints: {name!r} is not module:name, such as package.module:Endpoint")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise  # the module is there; what it imports is not
+        hint = f"; write {module_name.removesuffix('.py')}:{attribute}" if module_name.endswith(".py") else ""
+        raise ConfigurationError(f"endpoints: no module {module_name!r} in {os.getcwd()} or installed{hint}") from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigurationError(f"endpoints: {module_name!r} has no {attribute!r}")

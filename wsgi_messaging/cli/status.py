@@ -26,7 +26,18 @@ _ALARM = "31"
 _CLEAR = "\x1b[H\x1b[2J"
 _WATCH_EVERY = 1.0
 _COLUMNS = tuple(name for name in markup.COLUMNS if name != "trouble")
-_RIGHT = ("pid", "sent", "received", "late", "confirmed", "failed", "in flight", "queued", "reconnects", "round trips")
+_RIGHT = (
+    "pid",
+    "last sent",
+    "last received",
+    "late",
+    "confirmed",
+    "failed",
+    "in flight",
+    "queued",
+    "reconnects",
+    "round trips",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,7 +45,9 @@ def add_parser(subparsers: Any) -> None:
         "status",
         description="Show the connections of all workers that have a run directory (the setting run_dir), live.",
         epilog="Exit status: 0 all connections are ready, 1 some are not or there are none, 2 wrong usage,"
-        " 130 interrupted.",
+        " 130 interrupted. 'last sent' and 'last received' are how long ago that was (heartbeats count); 'late' is how"
+        " long after it was due a heartbeat was sent, at worst. A connection whose thread has not run for two"
+        " heartbeat intervals is 'stalled', and not ready.",
     )
     parser.add_argument(
         "--run-dir",
@@ -88,7 +101,10 @@ def _show(board: Board, *, as_json: bool, clear: bool) -> None:
 
 def _lines(board: Board, is_coloured: bool) -> list[str]:
     if not board.rows:
-        return ["no worker shows itself: is run_dir set, and has a connection been opened?"]
+        return [
+            "no worker shows itself: set WSGI_MESSAGING_RUN_DIR=auto (or a directory; here, too) for the server and"
+            " restart it; a worker is shown from its first connection on"
+        ]
     table = [markup.cells(row)[: len(_COLUMNS)] for row in board.rows]
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *table, strict=True)]
     lines = [_line(_COLUMNS, widths, "1" if is_coloured else "")]
@@ -109,7 +125,7 @@ def _line(shown: Sequence[str], widths: Sequence[int], colour: str) -> str:
 
 
 def _colour(row: Row) -> str:
-    return _COLOURS.get(row.connection.state, _ALARM)
+    return _COLOURS.get(row.state, _ALARM)
 
 
 def _printable(text: str) -> str:

@@ -28,4 +28,4 @@ class MessagingHealthcheck(pluginbase.HealthcheckBaseExtension):
         reasons = [reason for transport in transports for reason in readiness(transport).reasons]
         if reasons:
             return pluginbase.HealthcheckResult(False, "messaging is not ready", "; ".join(reasons))
-        return pluginbase.HealthcheckResult(True, "OK", f"{len(transports)} transports are ready")
+        return pluginbase.HealthcheckResult(True, "OK", f"ready transports: {len(transports)}")

@@ -17,8 +17,8 @@ from typing import Any
 from .status import Board, RoundTripsSeen, Row
 
 COLUMNS = (
-    "app", "pid", "server", "role", "state", "broker", "sent", "received", "late", "confirmed", "failed",
-    "in flight", "queued", "reconnects", "round trips", "trouble",
+    "app", "pid", "server", "role", "state", "broker", "last sent", "last received", "late", "confirmed",
+    "failed", "in flight", "queued", "reconnects", "round trips", "trouble",
 )  # fmt: skip
 CHART = COLUMNS.index("round trips")
 STATE = COLUMNS.index("state")
@@ -42,7 +42,7 @@ td.number, th.number { text-align: right; }
 td.trouble { white-space: normal; min-width: 12rem; color: var(--bad); }
 .state { font-weight: 600; }
 .state.ready { color: var(--good); }
-.state.blocked, .state.waiting, .state.closed { color: var(--bad); }
+.state.blocked, .state.stalled, .state.waiting, .state.closed { color: var(--bad); }
 .state.connecting, .state.closing, .state.new { color: var(--wait); }
 svg { vertical-align: middle; margin-right: .5rem; }
 polyline { fill: none; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
@@ -117,7 +117,7 @@ def cells(row: Row) -> list[str]:
     one = row.connection
     server = " ".join(part for part in (row.server, row.label) if part)
     return [
-        *(row.app, str(row.pid), server, one.role, one.state, one.broker or "-"),
+        *(row.app, str(row.pid), server, one.role, row.state, one.broker or "-"),
         *(_seconds(one.sent_age), _seconds(one.received_age), _seconds(one.lateness_worst)),
         *map(str, (one.confirmed, one.failed, one.in_flight, one.queued, one.reconnects)),
         _last_trip(row.round_trips),
@@ -130,8 +130,12 @@ def summary(board: Board) -> str:
     unready = sum(not row.is_ready for row in board.rows)
     scope = "" if board.is_whole else " This process only: without run_dir the others are not seen."
     note = f" {board.note}" if board.note else ""
-    total = f"{len(board.rows)} connections of {board.workers} workers"
+    total = f"{_counted(len(board.rows), 'connection')} of {_counted(board.workers, 'worker')}"
     return f"{total}, {'all ready' if not unready else f'{unready} NOT ready'}.{scope}{note}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def model(board: Board) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _table_row(row: dict[str, Any]) -> str:
     return f"<tr>{''.join(shown)}</tr>"
 
 
-_NUMBERS = ("pid", "sent", "received", "late", "confirmed", "failed", "in flight", "queued", "reconnects")
+_NUMBERS = ("pid", "last sent", "last received", "late", "confirmed", "failed", "in flight", "queued", "reconnects")
 
 
 def _number(name: str) -> str:
@@ -178,7 +182,7 @@ def _number(name: str) -> str:
 
 def _classes(row: Row) -> list[str]:
     classes = ["number" if name in _NUMBERS else name.replace(" ", "-") for name in COLUMNS]
-    classes[STATE] = f"state {row.connection.state}"
+    classes[STATE] = f"state {row.state}"
     return classes
 
 

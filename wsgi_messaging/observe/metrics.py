@@ -35,7 +35,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Row], float]]] = {
     "heartbeats_received": ("Heartbeat frames received.", lambda row: row.connection.beats_received),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Row], float | None], Fold]] = {
-    "ready": ("1 while the connection takes messages.", lambda row: row.is_ready, min),
+    "ready": ("1 while the connection takes messages and its thread runs.", lambda row: row.is_ready, min),
     "blocked": ("1 while the broker takes no messages.", lambda row: row.connection.blocked is not None, max),
     "in_flight": ("Messages written and not yet answered.", lambda row: row.connection.in_flight, sum),
     "queued": ("Messages accepted and not yet written.", lambda row: row.connection.queued, sum),

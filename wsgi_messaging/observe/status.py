@@ -17,6 +17,7 @@ from typing import Any
 
 from ..connection.state import State
 from ..connection.status import ConnectionStatus
+from ..connection.timing import SILENT_INTERVALS
 from ..runtime import native, worker
 from ..transport import Transport
 from ..version import __version__
@@ -27,6 +28,9 @@ FOREIGN_FRESH = 90.0
 at least once a minute."""
 _FOREIGN_REMOVED_AFTER = 3600.0
 _TRIES = 5
+STALLED = "stalled"
+"""Shown as the state of a connection whose thread does not run."""
+_OPEN = (State.READY.value, State.BLOCKED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +63,38 @@ class Row:
 
     @property
     def is_ready(self) -> bool:
-        """True while the connection takes messages."""
-        return self.connection.state == State.READY.value
+        """True while the connection takes messages, and its thread runs."""
+        return self.state == State.READY.value
+
+    @property
+    def state(self) -> str:
+        """The connection's, or `STALLED`: what a thread that does not run has said last is not so any more."""
+        return STALLED if self.is_stalled else self.connection.state
+
+    @property
+    def is_stalled(self) -> bool:
+        """True for an open connection that has sent no heartbeat for so long that the broker gives it up.
+
+        Its thread writes whenever it beats, three times in an interval; the age of what it wrote tells it from a thread
+        that runs and cannot send.
+        """
+        interval = self.connection.heartbeat
+        return self.connection.state in _OPEN and 0 < SILENT_INTERVALS * interval < self.updated_age
 
     @property
     def trouble(self) -> str:
-        """The broker's reason for taking no messages, or why it cannot be reached; empty when all is well."""
+        """Why it is not ready: it stands still, the broker's reason, or why there is none; empty when all is well."""
+        if self.is_stalled:
+            age, interval = self.updated_age, self.connection.heartbeat
+            return f"no heartbeat for {age:.0f} s (due every {interval:g} s): stopped, or its threads do not run"
         return self.connection.blocked or self.connection.last_failure or ""
 
     def as_json(self) -> dict[str, Any]:
         """For JSON: the connection's fields beside the worker's."""
         found = asdict(self)
         connection = found.pop("connection")
-        return {**found, **connection, "is_ready": self.is_ready, "trouble": self.trouble}
+        state = {"state": self.state, "is_ready": self.is_ready, "trouble": self.trouble}
+        return {**found, **connection, **state}
 
 
 @dataclass(frozen=True, slots=True)
