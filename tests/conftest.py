@@ -21,11 +21,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On several processes a file's tests stay together; those of tests/green share servers that idle meanwhile."""
     for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "green" else item.path)))
+        is_green = item.path.parent.name == "green"
+        item.add_marker(pytest.mark.xdist_group("green" if is_green else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 
 from wsgi_messaging import Settings, Transport
 from wsgi_messaging.devbroker import DevBroker
+from wsgi_messaging.runtime import worker
 
 
 @pytest.fixture
@@ -25,8 +26,12 @@ def broker() -> Iterator[DevBroker]:
 
 
 @pytest.fixture
-def make(broker: DevBroker, run_dir: Path) -> Iterator[Callable[..., Transport]]:
-    """make(app="x", ...) gives a transport on the embedded broker that shows itself; closed after the test."""
+def make(broker: DevBroker, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Transport]]:
+    """make(app="x", ...) gives a transport on the embedded broker that shows itself; closed after the test.
+
+    The process knows of no others: another file's tests may have left one.
+    """
+    monkeypatch.setattr(worker, "_members", {})
     made: list[Transport] = []
 
     def build(**changes: Any) -> Transport:

@@ -242,6 +242,7 @@ class Loop:
         return now >= self._close_by or not self._outlet.is_awaited(now)
 
     def _sleep_until(self, point: float) -> list[int]:
+        point = min(point, self._close_by or point)
         return self.watch.sleep(int(max(0.0, min(point - native.monotonic(), SWEEP_EVERY)) * 1000) + 1)
 
     def _tell_waiting(self, failure: MessagingError) -> None:
