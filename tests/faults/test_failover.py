@@ -61,7 +61,7 @@ def test_all_down_and_back(transport: Transport, ways: tuple[FaultProxy, FaultPr
     assert 0.9 < time.monotonic() - began_at < 1.5 + 1.0, "a second for a busy machine"
     used = time.process_time()
     stays(lambda: status_of(transport).state in ("waiting", "connecting"), 4.0)
-    assert time.process_time() - used < 4.0 * 0.05 + 0.2, "the looking on costs a part of it"
+    assert time.process_time() - used < 4.0 * 0.25, "the looking on, and a slow machine, have the most of it"
     for way in ways:
         way.heal()
     began_at = time.monotonic()

@@ -141,7 +141,8 @@ class Fleet:
                 self.ships[name] = Ship(server, f"green-{name}")
             else:
                 self.missing[name] = reason
-        self._thread = threading.Thread(target=self._sail, name="fleet", daemon=True)
+        self._thread = threading.Thread(target=self._sail_or_tell, name="fleet", daemon=True)
+        self._trouble: Exception | None = None
         self._may_be_busy = threading.Event()
 
     def launch(self) -> None:
@@ -160,11 +161,19 @@ class Fleet:
         self.may_be_busy()
         self._thread.join(IDLE + WAVES * BUSY + 90.0)
         assert not self._thread.is_alive(), "the fleet has not come home"
+        if self._trouble is not None:
+            raise AssertionError("the journey came to nothing") from self._trouble
 
     def sink(self) -> None:
         self._may_be_busy.set()
         for ship in self.ships.values():
             ship.server.discard()
+
+    def _sail_or_tell(self) -> None:
+        try:
+            self._sail()
+        except Exception as exc:  # noqa: BLE001  (every test of the fleet raises it)
+            self._trouble = exc
 
     def _sail(self) -> None:
         with ThreadPoolExecutor(max(1, len(self.ships))) as pool:

@@ -264,10 +264,21 @@ class RabbitMQ:
         From rabbitmqctl, which asks each connection: the management API learns of a new connection with the
         next statistics only, up to 5 s late.
         """
+        for _attempt in range(3):
+            try:
+                found = self._connections()
+                break
+            except (ValueError, AssertionError, subprocess.SubprocessError) as error:
+                failure = error  # rabbitmqctl stumbles over a connection that is being opened, or ends meanwhile
+                time.sleep(0.5)
+        else:
+            raise failure
+        return [connection for connection in found if containing in connection.connection_name]
+
+    def _connections(self) -> list[BrokerConnection]:
         columns = ("name", "client_properties", "peer_port", "state", "channels", "timeout")
         rows = json.loads(self.ctl("list_connections", "--formatter", "json", *columns) or "[]")
-        found = [_connection(row) for row in rows]
-        return [connection for connection in found if containing in connection.connection_name]
+        return [_connection(row) for row in rows]
 
     def close_connection(self, connection: BrokerConnection, reason: str = "closed by a test") -> None:
         """The broker closes that connection with 320 CONNECTION_FORCED."""
