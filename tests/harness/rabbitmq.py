@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -232,7 +233,7 @@ class RabbitMQ:
         """How many connections ended without a Close, or were dropped for missed heartbeats, since a mark."""
         return len(_ABRUPT.findall(self.log_since(since)))
 
-    def ctl(self, *args: str, timeout: float = 30.0) -> str:
+    def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Output of rabbitmqctl. Slow: one or two seconds."""
         return self._tool("rabbitmqctl", *args, timeout=timeout)
 
@@ -268,7 +269,7 @@ class RabbitMQ:
             try:
                 found = self._connections()
                 break
-            except (ValueError, AssertionError, subprocess.SubprocessError) as error:
+            except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
                 failure = error  # rabbitmqctl stumbles over a connection that is being opened, or ends meanwhile
                 time.sleep(0.5)
         else:
