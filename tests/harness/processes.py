@@ -33,9 +33,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 
     No port is given twice; test processes that run at the same time have a part of the range each.
     """
-    first = 20000 + 6000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2)
+    first = 20000 + 3000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
     for _attempt in range(500):
-        port = random.randrange(first, first + 6000)
+        port = random.randrange(first, first + 3000)
         if port in _given:
             continue
         with socket.socket() as probe:
