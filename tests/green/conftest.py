@@ -63,7 +63,7 @@ class Program:
     def tell(self, name: str) -> None:
         (self._folder / name).touch()
 
-    def await_file(self, name: str, within: float = 20.0) -> None:
+    def await_file(self, name: str, within: float = 60.0) -> None:
         def told() -> bool:
             assert not self.is_over, f"{self.name} ended:\n{self.text}"
             return (self._folder / name).exists()
@@ -73,7 +73,7 @@ class Program:
     def stop(self) -> None:
         stop(self._process)
 
-    def reports(self, within: float = 30.0) -> list[dict[str, Any]]:
+    def reports(self, within: float = 60.0) -> list[dict[str, Any]]:
         """Blocks: until it has ended, which must be well."""
         try:
             wait_until(lambda: self.is_over, within, f"the end of {self.name}; so far:\n{self.text}")
@@ -83,7 +83,7 @@ class Program:
         assert "Traceback" not in self.text, f"{self.name}:\n{self.text}"
         return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
 
-    def report(self, within: float = 30.0) -> dict[str, Any]:
+    def report(self, within: float = 60.0) -> dict[str, Any]:
         """What the scenario returned. Blocks: until the program has ended."""
         [report] = self.reports(within)
         return report

@@ -68,7 +68,7 @@ def test_publish_from_the_hub_itself(library: str, start: Starter, rabbitmq: Rab
 
 def test_first_use_in_the_hub_itself(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
     """Fails where something of the first use waits for a greenlet."""
-    report = start("first_use_in_the_hub", library, rabbitmq.url, module="mixing").report(10.0)
+    report = start("first_use_in_the_hub", library, rabbitmq.url, module="mixing").report()
     assert report["errors"] == []
     assert report["confirmed"] == 1
     assert report["slowest"] < PROMPT
