@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.peers import Peer, broker_of
 from tests.harness.processes import free_port
+from tests.harness.requirements import missing
 from wsgi_messaging.cli import hooks, main
 from wsgi_messaging.cli.doctor_rules.gunicorn_source import HOOKS
 from wsgi_messaging.devbroker import DevBroker
@@ -502,7 +503,7 @@ def test_the_hooks_and_their_arguments_are_gunicorns() -> None:
 def test_what_uwsgi_itself_makes_of_underscores_and_comments(tmp_path: Path) -> None:
     uwsgi = shutil.which("uwsgi", path=str(Path(__file__).parents[2] / ".venv" / "bin"))
     if uwsgi is None:
-        pytest.skip("no uWSGI in .venv")
+        missing("there is no uWSGI in .venv: make environments")
     path = tmp_path / INI
     path.write_text("[uwsgi]\nstrict = true\nenable_threads = true\n")
     done = subprocess.run([uwsgi, "--ini", str(path)], capture_output=True, text=True, timeout=20)
