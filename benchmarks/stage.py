@@ -22,7 +22,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="wsgi-messaging-benchmark-"))
-        self.broker = RabbitMQ()
+        self.broker = RabbitMQ(password="guest")  # which some peers have built in
         self._numbers = itertools.count(1)
         self._stack = ExitStack()
 

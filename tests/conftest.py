@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from tests.harness.rabbitmq import RabbitMQ, script
 from tests.harness.requirements import missing
+from tests.harness.secret import assert_kept, watch_children
 
 _numbers = itertools.count(1)
 
@@ -27,6 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         is_green = item.path.parent.name == "green"
         item.add_marker(pytest.mark.xdist_group("green" if is_green else item.path.stem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test fails, whatever it is about, when the brokers' password is in a log record or in anything printed."""
+    report = yield
+    if report.passed:
+        try:
+            for name, text in report.sections:
+                assert_kept(text, f"{name!r} of {item.nodeid}")
+        except AssertionError as error:
+            report.outcome, report.longrepr = "failed", str(error)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def watched_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch_children(monkeypatch)
 
 
 @pytest.fixture(scope="session")

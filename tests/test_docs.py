@@ -34,6 +34,7 @@ import wsgi_messaging
 from docs._ext import commands, measured, remedies, source, statechart
 from tests.harness.processes import environment, free_port, is_listening, spawn, stop
 from tests.harness.requirements import missing
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import MessagingMiddleware, Settings, Transport, connections, errors, lifetime
 from wsgi_messaging.cli import COMMANDS
@@ -118,7 +119,7 @@ def prose() -> Iterator[tuple[str, str]]:
 def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevBroker]:
     for variable in ("AMQP_URL", "RABBITMQ_URL", "CLOUDAMQP_URL"):
         monkeypatch.delenv(variable, raising=False)
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         monkeypatch.setenv("WSGI_MESSAGING_URL", broker.url)
         yield broker
 

@@ -10,6 +10,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
 from wsgi_messaging.devbroker import DevBroker
@@ -20,7 +21,7 @@ README = (ROOT / "README.rst").read_text()
 
 @pytest.fixture
 def broker() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

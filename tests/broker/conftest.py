@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.broker.semantics_client import Address, Client
+from tests.harness.secret import dev_broker
 from wsgi_messaging.devbroker import DevBroker
 
 
 @pytest.fixture(scope="module")
 def devbroker() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

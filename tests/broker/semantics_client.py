@@ -12,6 +12,7 @@ from typing import Any
 
 import amqp
 
+from tests.harness.secret import PASSWORD, USER
 from wsgi_messaging.connection import codec
 
 PATIENCE = 10.0
@@ -27,14 +28,14 @@ class Address:
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@{self.host}:{self.port}//"
+        return f"amqp://{USER}:{PASSWORD}@{self.host}:{self.port}//"
 
 
 class Client:
     """One connection. Deliveries, returns, confirms and cancels of all its channels are kept in order."""
 
     def __init__(self, address: Address, **settings: Any) -> None:
-        options = {"userid": "guest", "password": "guest", "heartbeat": 0, "connect_timeout": PATIENCE, **settings}
+        options = {"userid": USER, "password": PASSWORD, "heartbeat": 0, "connect_timeout": PATIENCE, **settings}
         self.connection = amqp.Connection(f"{address.host}:{address.port}", **options)
         self.connection.connect()
         self.events: list[tuple[Any, ...]] = []
@@ -128,7 +129,7 @@ class Wire:
     """A bare socket that speaks frames, to say what no client library would."""
 
     def __init__(
-        self, address: Address, *, heartbeat: int = 0, password: str = "guest", capabilities: bool = True
+        self, address: Address, *, heartbeat: int = 0, password: str = PASSWORD, capabilities: bool = True
     ) -> None:
         self.socket = socket.create_connection((address.host, address.port), timeout=PATIENCE)
         try:
@@ -141,7 +142,7 @@ class Wire:
         self.socket.sendall(b"AMQP\0\0\x09\x01")
         self.frame()
         properties = {"capabilities": {"authentication_failure_close": capabilities}}
-        self.method(0, 10, 11, "FsSs", properties, "PLAIN", f"\0guest\0{password}", "en_US")
+        self.method(0, 10, 11, "FsSs", properties, "PLAIN", f"\0{USER}\0{password}", "en_US")
         self.frame()
         self.method(0, 10, 31, "BlB", 2047, 131072, heartbeat)
         self.method(0, 10, 40, "ssb", "/", "", False)

@@ -18,6 +18,7 @@ import pytest
 from tests.broker.semantics_client import Address, Client, depth, get_all, ready
 from tests.broker.semantics_client import publish as raw_publish
 from tests.harness.processes import ROOT, environment, free_port
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import (
     BrokerBlocked,
@@ -347,7 +348,7 @@ def test_a_listener_that_is_killed_loses_nothing(
 
 @pytest.fixture
 def faulty() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

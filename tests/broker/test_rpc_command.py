@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import processes
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
 from wsgi_messaging.devbroker import DevBroker
@@ -21,7 +22,7 @@ COMMAND = [sys.executable, "-m", "wsgi_messaging", "rpc-server"]
 
 @pytest.fixture
 def devbroker() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

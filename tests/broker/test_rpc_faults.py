@@ -20,6 +20,7 @@ from tests.broker.rpc_endpoints import EXCHANGE, Endpoint, client_of, serving, t
 from tests.harness import processes
 from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import (
     BrokerBlocked,
@@ -42,7 +43,7 @@ LATE = 0.5
 
 @pytest.fixture
 def devbroker() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

@@ -19,6 +19,7 @@ import pytest
 from kombu import Exchange, Queue, binding
 
 from tests.broker.semantics_client import Address, depth, get_all
+from tests.harness.secret import PASSWORD, USER
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     Closed,
@@ -913,7 +914,7 @@ def test_status_and_repr(transport: Transport, broker: Address, queue: str) -> N
     text = repr(transport)
     assert text.startswith(f"<Transport amqp://{broker.host}:{broker.port} publish READY in-flight=0 beat=")
     assert "consume READY" in text
-    assert "guest" not in text
+    assert USER not in text and PASSWORD not in text
 
 
 def test_close_finishes_what_was_accepted(broker: Address, witness: Any, queue: str) -> None:

@@ -21,6 +21,7 @@ from tests.cli.peers import Handle, Peer, broker_of, saying, silent, tls_end
 from tests.harness.processes import free_port
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.requirements import missing
+from tests.harness.secret import dev_broker
 from wsgi_messaging.cli import main
 from wsgi_messaging.devbroker import DevBroker
 
@@ -231,7 +232,7 @@ def test_an_alarm_is_named_and_does_not_hang(broker: DevBroker, check: Check) ->
 
 @pytest.mark.parametrize(("asked", "proposed", "agreed"), [(20, 60, 20), (20, 7, 7), (0, 60, 0), (20, 0, 20)])
 def test_what_becomes_of_two_heartbeats(check: Check, asked: int, proposed: int, agreed: int) -> None:
-    with DevBroker(heartbeat=proposed) as broker:
+    with dev_broker(heartbeat=proposed) as broker:
         found = check(f"{broker.url}?heartbeat={asked}")
     assert found.step("heartbeat")["detail"].startswith(f"{agreed} s agreed")
     # What was computed from two proposals is what a connection of the transport really got.
@@ -240,7 +241,7 @@ def test_what_becomes_of_two_heartbeats(check: Check, asked: int, proposed: int,
 
 @pytest.mark.parametrize(("asked", "proposed", "text"), [(0, 0, "no heartbeats"), (2, 60, "ends the connection")])
 def test_a_bad_heartbeat_is_a_warning(check: Check, asked: int, proposed: int, text: str) -> None:
-    with DevBroker(heartbeat=proposed) as broker:
+    with dev_broker(heartbeat=proposed) as broker:
         found = check(f"{broker.url}?heartbeat={asked}")
     assert found.status == 0
     assert found.step("heartbeat")["status"] == "warning"

@@ -18,9 +18,9 @@ import pytest
 from tests.cli.peers import Peer, broker_of
 from tests.harness.processes import free_port
 from tests.harness.requirements import missing
+from tests.harness.secret import dev_broker
 from wsgi_messaging.cli import hooks, main
 from wsgi_messaging.cli.doctor_rules.gunicorn_source import HOOKS
-from wsgi_messaging.devbroker import DevBroker
 
 HOOKS_LINE = "from wsgi_messaging.servers.gunicorn import post_fork, post_worker_init, worker_abort, worker_exit\n"
 UWSGI = """[uwsgi]
@@ -446,9 +446,9 @@ def test_queues_that_the_broker_at_the_url_refuses(doctor: Doctor) -> None:
 
 
 def test_the_agreed_heartbeat_is_the_brokers_when_that_is_shorter(doctor: Doctor) -> None:
-    with DevBroker(heartbeat=6) as broker:
+    with dev_broker(heartbeat=6) as broker:
         assert doctor("", "", "--url", broker.url, "--proxy-idle-timeout", "10").status == 0
-    with DevBroker(heartbeat=0) as broker:
+    with dev_broker(heartbeat=0) as broker:
         assert doctor("", "", "--url", broker.url + "?heartbeat=0").grave == ["broker-heartbeat"]
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.harness.processes import ROOT, environment, unwritable
+from tests.harness.secret import dev_broker
 from wsgi_messaging import Transport
 from wsgi_messaging.cli import output
-from wsgi_messaging.devbroker import DevBroker
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def url() -> Iterator[str]:
     """A broker with a queue that has a message in it."""
     from kombu import Queue
 
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         with Transport(broker.url) as transport:
             transport.declare(Queue("letters"))
             transport.publish(b"x", "letters")

@@ -19,6 +19,7 @@ import pytest
 from kombu import Exchange, Queue
 
 from tests.harness import processes
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Message, Settings, Transport
 from wsgi_messaging.cli import main, output
@@ -132,7 +133,7 @@ class Dead:
 
 @pytest.fixture
 def broker() -> Iterator[DevBroker]:
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         yield broker
 
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.harness.processes import free_port
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import ConnectFailed, Expired, Settings, Transport, Unavailable
 from wsgi_messaging.devbroker import DevBroker
@@ -27,7 +28,7 @@ def test_a_backlog_in_bytes_is_refused_at_once() -> None:
 
 
 def test_a_single_large_message_is_not_a_backlog() -> None:
-    with DevBroker() as broker, Transport(settings=Settings(url=broker.url, max_queued_bytes=1000)) as transport:
+    with dev_broker() as broker, Transport(settings=Settings(url=broker.url, max_queued_bytes=1000)) as transport:
         transport.publish(b"x" * 1_000_000, "q", mandatory=False)
 
 
@@ -40,7 +41,7 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
             transport.publish("x", "q", timeout=10.0)
         assert time.monotonic() - begun < 1.0
         assert not raised.value.maybe_sent
-    broker = DevBroker().start()
+    broker = dev_broker().start()
     port = broker.port
     with Transport(settings=Settings(url=broker.url, fail_fast_after=0.1)) as transport:
         transport.publish("x", "q", mandatory=False)
@@ -49,7 +50,7 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
         time.sleep(0.2)
         with pytest.raises(ConnectFailed):
             transport.publish("x", "q", timeout=5.0)
-        with DevBroker(port=port):
+        with dev_broker(port=port):
             wait_until(lambda: transport.status().connections[0].state == "ready", 5.0, "the reconnect")
             transport.publish("x", "q", mandatory=False)
 
@@ -79,7 +80,7 @@ def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its
     def fail() -> tuple[str, str]:
         raise OSError("the vault is sealed: s.secret-token")
 
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         with Transport(settings=Settings(url=broker.url, credentials=fail)) as transport:
             with pytest.raises(Expired, match="credentials") as raised:
                 transport.publish("x", "q", timeout=0.5)

@@ -6,9 +6,9 @@ import socket
 import threading
 import time
 
+from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Settings, Transport
-from wsgi_messaging.devbroker import DevBroker
 
 WORKERS = 64
 WINDOW = 0.1
@@ -40,7 +40,7 @@ class Doorkeeper:
 
 
 def test_no_window_holds_a_quarter_of_the_attempts() -> None:
-    broker = DevBroker().start()
+    broker = dev_broker().start()
     port = broker.port
     transports = [Transport(settings=Settings(url=broker.url, app=f"worker-{number}")) for number in range(WORKERS)]
     try:
@@ -52,7 +52,7 @@ def test_no_window_holds_a_quarter_of_the_attempts() -> None:
         door = Doorkeeper(port)
         time.sleep(WATCHED)
         door.close()
-        with DevBroker(port=port) as again:
+        with dev_broker(port=port) as again:
             wait_until(lambda: len(again.connections()) == WORKERS, 10.0, "all workers are back")
     finally:
         for transport in transports:

@@ -19,6 +19,7 @@ import pytest
 from tests.harness.processes import free_port
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.requirements import missing
+from tests.harness.secret import PASSWORD, USER
 from tests.harness.waiting import wait_until
 from wsgi_messaging import ConnectFailed, Expired, Settings, Transport
 
@@ -81,7 +82,11 @@ def tls_rabbitmq(certificates: Certificates, rabbitmq: RabbitMQ) -> Iterator[tup
 
 
 def settings(certificates: Certificates, port: int, host: str = "localhost", **changes: object) -> Settings:
-    given = {"url": f"amqps://guest:guest@{host}:{port}//", "tls_ca_file": certificates.ca_file, "heartbeat": 20.0}
+    given = {
+        "url": f"amqps://{USER}:{PASSWORD}@{host}:{port}//",
+        "tls_ca_file": certificates.ca_file,
+        "heartbeat": 20.0,
+    }
     return Settings.from_mapping({**given, **changes})
 
 
@@ -205,7 +210,7 @@ def test_each_host_is_checked_by_its_own_name(tls_rabbitmq: tuple[RabbitMQ, int]
     """Failover: the first host shows a certificate for another name, the second one is good."""
     server = impostor(certificates, "wrong host")
     good = tls_rabbitmq[1]
-    url = f"amqps://guest:guest@localhost:{server.port}//;amqps://guest:guest@127.0.0.1:{good}//"
+    url = f"amqps://{USER}:{PASSWORD}@localhost:{server.port}//;amqps://{USER}:{PASSWORD}@127.0.0.1:{good}//"
     for _attempt in range(3):  # the order of the hosts is by chance
         changed = settings(certificates, good, url=url, **client_files(certificates))
         with Transport(settings=changed) as transport:

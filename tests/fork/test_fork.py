@@ -18,6 +18,7 @@ from tests.harness.processes import ROOT, environment, free_port, spawn, stop
 from tests.harness.proxy import DOWN, UP, FaultProxy, Pair
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.requirements import missing
+from tests.harness.secret import PASSWORD, USER
 from tests.harness.waiting import wait_until
 
 WITHIN = 30.0
@@ -228,7 +229,7 @@ def test_over_tls(tls: tuple[RabbitMQ, int, Path], tmp_path: Path, unique: Calla
     queue = unique("tls")
     broker.declare_queue(queue)
     with FaultProxy((broker.host, port), record=True) as proxy:
-        url = f"amqps://guest:guest@localhost:{proxy.port}//?cacertfile={ca_file}"
+        url = f"amqps://{USER}:{PASSWORD}@localhost:{proxy.port}//?cacertfile={ca_file}"
         run = Run("after_use", url, queue, tmp_path)
         try:
             run.children(2)

@@ -22,8 +22,8 @@ from kombu.entity import Queue
 from tests.gate.counted import QUEUE
 from tests.harness.processes import ROOT
 from tests.harness.requirements import missing
+from tests.harness.secret import dev_broker
 from wsgi_messaging import Transport
-from wsgi_messaging.devbroker import DevBroker
 
 OPERATIONS = {"publish": 400, "publish_many": 2000, "call": 200}
 ATTEMPTS = 3
@@ -34,7 +34,7 @@ FUTEX = "futex"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A broker with the gate's queue, in this process: the counted one has nothing of it."""
-    with DevBroker() as broker:
+    with dev_broker() as broker:
         with Transport(broker.url) as transport:
             transport.declare(Queue(QUEUE, durable=True, queue_arguments={"x-max-length": 10}))
         yield broker.url

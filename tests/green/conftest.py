@@ -17,6 +17,7 @@ from tests.harness.processes import environment, spawn, stop
 from tests.harness.proxy import FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.requirements import missing
+from tests.harness.secret import assert_kept
 from tests.harness.waiting import wait_until
 
 LIBRARIES = ("gevent", "eventlet")
@@ -81,6 +82,7 @@ class Program:
             self.stop()
         assert self._process.returncode == 0, f"{self.name}:\n{self.text}"
         assert "Traceback" not in self.text, f"{self.name}:\n{self.text}"
+        assert_kept(self.text, f"the output of {self.name}")
         return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
 
     def report(self, within: float = 60.0) -> dict[str, Any]:

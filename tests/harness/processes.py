@@ -6,6 +6,7 @@ the parent THREAD's death by that, so a child that is to last is started by the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -102,15 +103,20 @@ def is_alive(pid: int) -> bool:
 def descendants(pid: int) -> list[int]:
     """Pids of all children of `pid` and theirs, alive now."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found.append(child)
-            found.extend(descendants(child))
+    tasks = Path(f"/proc/{pid}/task")
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for task in os.listdir(tasks):
+            for child in _children(tasks / task):
+                found.append(child)
+                found.extend(descendants(child))
     return found
+
+
+def _children(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout: float = 10.0) -> int:

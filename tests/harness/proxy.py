@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
+from tests.harness.secret import PASSWORD, USER
+
 Direction = Literal["up", "down"]
 UP: Direction = "up"
 DOWN: Direction = "down"
@@ -130,7 +132,7 @@ class FaultProxy:
     ) -> None:
         self.close()
 
-    def url(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> str:
+    def url(self, user: str = USER, password: str = PASSWORD, vhost: str = "/") -> str:
         """An AMQP URL through the proxy."""
         return f"amqp://{user}:{password}@{self.host}:{self.port}/{vhost}"
 

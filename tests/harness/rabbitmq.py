@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import processes
+from tests.harness.secret import PASSWORD, USER
 from tests.harness.waiting import wait_until
 
 # Debian's own /usr/sbin wrappers insist on the user rabbitmq; the scripts below them run as anyone.
@@ -38,6 +39,8 @@ log.console = false
 log.file = {log}
 log.file.level = info
 disk_free_limit.absolute = 10MB
+default_user = {user}
+default_pass = {password}
 {extra}
 """
 
@@ -81,14 +84,16 @@ class RabbitMQ:
     """One node. `start()` returns when it accepts AMQP and HTTP."""
 
     host = "127.0.0.1"
-    user = password = "guest"
+    user = USER
 
-    def __init__(self, config: str = "") -> None:
+    def __init__(self, config: str = "", password: str = PASSWORD) -> None:
+        self.password = password
         self.amqp_port, self.http_port, dist, self._epmd_port = (processes.free_port() for _ in range(4))
         self.node = f"wsgimessaging{self.amqp_port}@localhost"
         self.folder = Path(tempfile.mkdtemp(prefix="wsgi-messaging-rabbitmq-"))
         self.log_path = self.folder / "broker.log"
-        text = _CONFIG.format(amqp=self.amqp_port, http=self.http_port, log=self.log_path, extra=config)
+        ports = {"amqp": self.amqp_port, "http": self.http_port}
+        text = _CONFIG.format(**ports, log=self.log_path, user=self.user, password=self.password, extra=config)
         (self.folder / "rabbitmq.conf").write_text(text)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         self._env = processes.environment(
@@ -114,7 +119,7 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
-        """For kombu and for the package: user guest, virtual host "/"."""
+        """For kombu and for the package: virtual host "/"."""
         return f"amqp://{self.user}:{self.password}@{self.host}:{self.amqp_port}//"
 
     @property

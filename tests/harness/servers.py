@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.harness import processes
 from tests.harness.processes import ROOT
+from tests.harness.secret import assert_kept
 from tests.harness.waiting import wait_until
 
 HOOKS = ROOT / "hooks"
@@ -168,9 +169,10 @@ class Server:
         return processes.stop(self.process, self.stop_signal, timeout)
 
     def discard(self) -> None:
-        """Stops it and removes its folder."""
+        """Stops it and removes its folder. Fails the test if the server has written the broker's password."""
         self.stop()
         if "folder" in self.__dict__:
+            assert_kept(self.log_text(), f"the log of {self!r}")
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def log_text(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.secret import dev_broker
 from wsgi_messaging import Settings, Transport
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.runtime import worker
@@ -21,7 +22,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[DevBroker]:
-    with DevBroker() as started:
+    with dev_broker() as started:
         yield started
 
 

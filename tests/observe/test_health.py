@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.secret import PASSWORD, USER, dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import MessagingMiddleware, Transport
 from wsgi_messaging.connection import link
@@ -36,14 +37,14 @@ def test_readiness_follows_the_connection(make: Callable[..., Transport]) -> Non
 
 
 def test_readiness_is_lost_and_found_with_the_broker() -> None:
-    with DevBroker() as broker, Transport(broker.url, name="health") as transport:
+    with dev_broker() as broker, Transport(broker.url, name="health") as transport:
         wait_until(lambda: readiness(transport).is_ok, 5.0, "the connection")
         port = broker.port
         broker.stop()
         wait_until(lambda: not readiness(transport).is_ok, 5.0, "the loss")
         assert readiness(transport).reasons[0].startswith(("publish: waiting", "publish: connecting"))
         assert liveness().is_ok, "no broker is no reason for a restart"
-        with DevBroker(port=port):
+        with dev_broker(port=port):
             wait_until(lambda: readiness(transport).is_ok, 10.0, "the reconnect")
 
 
@@ -51,8 +52,8 @@ def test_readiness_is_lost_and_found_with_the_broker() -> None:
     ("url", "cause"),
     [
         ("amqp://guest:wrong@{broker}//", "login refused"),
-        ("amqp://guest:guest@{broker}/nowhere", "virtual host refused"),
-        ("amqps://guest:guest@{broker}//", "no TLS"),
+        (f"amqp://{USER}:{PASSWORD}@{{broker}}/nowhere", "virtual host refused"),
+        (f"amqps://{USER}:{PASSWORD}@{{broker}}//", "no TLS"),
         (NOBODY, "broker is away"),
         ("amqp://no-such-host.invalid", "host name unknown"),
     ],

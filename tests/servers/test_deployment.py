@@ -22,10 +22,10 @@ import pytest
 from tests.harness import processes
 from tests.harness.processes import ROOT
 from tests.harness.requirements import missing
+from tests.harness.secret import dev_broker
 from tests.harness.servers import find
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
-from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.observe import status
 from wsgi_messaging.observe.health import HealthEndpoints
 from wsgi_messaging.servers.gunicorn import EXIT_SECONDS
@@ -161,7 +161,7 @@ def test_the_command_serves_and_ends_in_order(sample: str, folder: Path, notifie
     changes = {"NOTIFY_SOCKET": notified.path, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
     name, _sign, run_dir = unit()["Service"]["Environment"].partition("=")
     assert (name, run_dir) == ("WSGI_MESSAGING_RUN_DIR", f"/run/{unit()['Service']['RuntimeDirectory']}")
-    with DevBroker() as broker, (folder / "log").open("wb") as log:
+    with dev_broker() as broker, (folder / "log").open("wb") as log:
         env = processes.environment(WSGI_MESSAGING_URL=broker.url, **changes, **{name: str(folder / "run")})
         server = processes.spawn(command, env=env, cwd=folder, output=log)
         try:

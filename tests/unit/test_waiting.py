@@ -58,6 +58,12 @@ class KilledWaker:
         self.woken = True
 
 
+def make_waker_here(monkeypatch: pytest.MonkeyPatch, make: Callable[[], waiting.Waker]) -> None:
+    """For the calling thread alone: those that other tests have left may be about to wait, too."""
+    here, original = native.get_ident(), waiting.make_waker
+    monkeypatch.setattr(waiting, "make_waker", lambda: (make if native.get_ident() == here else original)())
+
+
 # Completion.
 
 
@@ -86,7 +92,7 @@ def test_a_wait_that_times_out_leaves_nothing(timeout: float) -> None:
 
 def test_a_killed_wait_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     completion = Completion()
-    monkeypatch.setattr(waiting, "make_waker", lambda: KilledWaker(lambda: None))
+    make_waker_here(monkeypatch, lambda: KilledWaker(lambda: None))
     with pytest.raises(Killed):
         completion.wait()
     assert completion._wakers == []
@@ -94,7 +100,7 @@ def test_a_killed_wait_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_while_it_is_being_set(monkeypatch: pytest.MonkeyPatch) -> None:
     completion = Completion()
-    monkeypatch.setattr(waiting, "make_waker", lambda: KilledWaker(completion.set))
+    make_waker_here(monkeypatch, lambda: KilledWaker(completion.set))
     with pytest.raises(Killed):
         completion.wait()
     assert completion._wakers == [] and completion.is_set
@@ -103,7 +109,7 @@ def test_killed_while_it_is_being_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_taken_off_by_set_before_the_flag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waker is gone from the list while the flag is not yet set: nothing to remove is no error."""
     completion = Completion()
-    monkeypatch.setattr(waiting, "make_waker", lambda: KilledWaker(completion._wakers.clear))
+    make_waker_here(monkeypatch, lambda: KilledWaker(completion._wakers.clear))
     with pytest.raises(Killed):
         completion.wait()
 
@@ -206,7 +212,7 @@ def test_a_get_that_times_out_leaves_nothing(threads: Threads) -> None:
 
 def test_a_killed_get_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox: Mailbox[str] = Mailbox()
-    monkeypatch.setattr(waiting, "make_waker", lambda: KilledWaker(lambda: None))
+    make_waker_here(monkeypatch, lambda: KilledWaker(lambda: None))
     with pytest.raises(Killed):
         mailbox.get(LONG)
     assert not mailbox._wakers
@@ -219,7 +225,7 @@ def test_a_get_killed_with_the_wake_up_in_its_hand_passes_it_on(
     mailbox: Mailbox[str] = Mailbox()
     killed = KilledWaker(lambda: mailbox.put("item"))
     with monkeypatch.context() as patch:
-        patch.setattr(waiting, "make_waker", lambda: killed)
+        make_waker_here(patch, lambda: killed)
         killed._before = lambda: (_second_waiter(threads, mailbox, patch), mailbox.put("item"))[-1]
         with pytest.raises(Killed):
             mailbox.get(LONG)
@@ -243,7 +249,7 @@ def test_an_item_that_comes_before_the_sleep_is_not_slept_through(monkeypatch: p
         mailbox.put("item")
         return make_waker()
 
-    monkeypatch.setattr(waiting, "make_waker", put_first)
+    make_waker_here(monkeypatch, put_first)
     began_at = native.monotonic()
     assert mailbox.get(LONG) == "item"
     assert native.monotonic() - began_at < LONG / 2

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from wsgi_messaging.runtime import native, worker
+from wsgi_messaging.runtime import worker
 
 
 class FakeMember:
@@ -143,7 +144,7 @@ def test_last_in_is_first_out_and_each_gets_only_the_rest_of_the_time(monkeypatc
     def slow(_timeout: float) -> None:
         now[0] += 0.75
 
-    monkeypatch.setattr(native, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker, "native", SimpleNamespace(monotonic=lambda: now[0]))  # not for other tests' threads
     members = [FakeMember(), FakeMember(slow), FakeMember(slow)]
     for member in members:
         worker.enlist(member)
@@ -179,7 +180,7 @@ def test_a_fork_in_the_middle_of_stop_can_stop() -> None:
 
 PROGRAM = """
 import os, sys
-from wsgi_messaging.runtime import native, worker
+from wsgi_messaging.runtime import worker
 
 class Member:
     def warm(self): pass

@@ -239,15 +239,35 @@ def tls_module() -> ModuleType:
     return sys.modules[name]
 
 
+_quiet: dict[tuple[int, int], bool] = {}
+"""The threads that are in `quiet_logger`, by process and identifier; and whether the logger was disabled before."""
+
+
+def _is_disabled(logger: Any) -> bool:
+    """By the application, and not by a thread of ours."""
+    ours = [was_disabled for (pid, _ident), was_disabled in list(_quiet.items()) if pid == os.getpid()]
+    return ours[0] if ours else bool(logger.disabled)
+
+
 @contextlib.contextmanager
 def quiet_logger(logger: Any) -> Iterator[None]:
-    """Keep a logger of a library from taking logging's locks on a native thread of a patched process."""
-    if not is_patched():
-        yield
-        return
-    before = logger.disabled
-    logger.disabled = True
+    """Nothing that this thread has a library do is logged within the block; in a patched process, nothing at all.
+
+    A native thread must not wait for what a handler waits for; and in a patched process `logging` takes a green lock
+    before it asks any filter.
+    """
+    own = get_ident()
+
+    def is_of_another(_record: object) -> bool:
+        return get_ident() != own
+
+    _quiet[os.getpid(), own] = _is_disabled(logger)
+    logger.addFilter(is_of_another)
+    logger.disabled = logger.disabled or is_patched()
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.removeFilter(is_of_another)
+        was_disabled = _quiet.pop((os.getpid(), own))
+        if not any(pid == os.getpid() for pid, _ident in list(_quiet)):
+            logger.disabled = was_disabled
