@@ -74,6 +74,7 @@ def matrix(rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Iterator[dict[
                 "WSGI_MESSAGING_URL": rabbitmq.url,
                 "WSGI_MESSAGING_HEARTBEAT": str(HEARTBEAT),
                 "WSGI_MESSAGING_APP": name,
+                "LIVE_LOG": "DEBUG",  # the harness looks for the broker's password in it
             },
         )
         if server.missing() is None:
