@@ -23,7 +23,8 @@ import json
 import uuid
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..connection import codec
@@ -36,6 +37,8 @@ DEADLINE = "_wsgi_messaging_deadline"
 _CONTEXT = "_context_"
 _ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii"})
 _COMPRESSED = ("application/x-gzip", "application/gzip")
+_USUAL = 64
+"""Octets of a property list that is like that of many other messages: they differ by the expiration only."""
 _LONGEST_ID = 255
 """Octets of the longest name of a queue; ids are 32."""
 
@@ -112,6 +115,11 @@ def _inner(body: bytes) -> Json:
 
 
 def _checked_properties(raw_header: bytes) -> Json:
+    """Not to be changed: the next message with the same properties gets them, too."""
+    return _known_properties(raw_header) if len(raw_header) <= _USUAL else _read_properties(raw_header)
+
+
+def _read_properties(raw_header: bytes) -> Json:
     try:
         properties = codec.read_properties(raw_header)
     except codec.MalformedValue as exc:
@@ -122,6 +130,9 @@ def _checked_properties(raw_header: bytes) -> Json:
     if encoding.lower() not in _ENCODINGS:
         raise MalformedMessage(f"content_encoding {encoding!r:.60}; expected utf-8")
     return properties
+
+
+_known_properties = functools.lru_cache(maxsize=256)(_read_properties)
 
 
 def _plain_body(headers: Json, body: bytes, max_bytes: int) -> bytes:
@@ -203,15 +214,14 @@ _encode = json.JSONEncoder(default=primitive).encode
 # Requests.
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request as it came: `method` and `args` are still whatever the peer sent."""
 
     method: Any
     args: Any
     namespace: str | None = None
     version: str | None = "1.0"
-    context: Json = field(default_factory=dict)
+    context: Mapping[str, Any] = MappingProxyType({})
     msg_id: str | None = None
     reply_to: str | None = None
     beat_every: float | None = None

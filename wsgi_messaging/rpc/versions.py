@@ -5,6 +5,7 @@ Layer 4: imports our errors.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ..errors import ConfigurationError, MessagingError
@@ -33,7 +34,14 @@ def is_compatible(have: str | None, want: str | None) -> bool:
 
 
 def _numbers(version: Any) -> tuple[int, int, int]:
-    parts = version.split(".") if isinstance(version, str) else []
+    if not isinstance(version, str):
+        raise ValueError(f"version: {version!r:.40} is not a text")
+    return _parsed(version)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(version: str) -> tuple[int, int, int]:
+    parts = version.split(".")
     if not 2 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise ValueError(f"version: {version!r:.40} is not major.minor or major.minor.revision")
     major, minor, revision = (*map(int, parts), 0)[:3]
