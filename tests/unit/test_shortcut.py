@@ -1,9 +1,14 @@
-"""A lone caller writes its message itself, while the connection's thread sleeps, and never otherwise."""
+"""A lone caller writes its message itself, while the connection's thread sleeps, and never otherwise; and reads the
+answer, while it stands by."""
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,18 +16,21 @@ import pytest
 from tests.harness.waiting import wait_until
 from tests.unit.test_pending import outgoing
 from wsgi_messaging import Transport, Unavailable
-from wsgi_messaging.connection import outlet
+from wsgi_messaging.connection import outlet, shortcut
 from wsgi_messaging.connection.channels import Channels
+from wsgi_messaging.connection.frames import FrameError
 from wsgi_messaging.connection.lanes import ASK_AFTER
 from wsgi_messaging.connection.loop import Loop
 from wsgi_messaging.connection.outlet import Outlet
 from wsgi_messaging.connection.publishing import Publisher
 from wsgi_messaging.connection.pulse import Pulse
-from wsgi_messaging.connection.shortcut import Shortcut
+from wsgi_messaging.connection.shortcut import READ_WITHIN, Shortcut
 from wsgi_messaging.connection.watch import Watch
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.lifetime import PUBLISH
 from wsgi_messaging.runtime import native
+
+LONG = 10.0
 
 
 class Stream:
@@ -52,15 +60,22 @@ class Desk:
         self.publisher.frame_max = 4096
         self.outlet = Outlet(self.publisher)
         self.stream: Any = Stream()
-        self.shortcut = Shortcut(self.watch, self.outlet, self.publisher, Pulse(lambda _text: None))
-        self.shortcut.stream = self.stream
-        self.watch.fall_asleep(native.monotonic() + 10.0)
+        self.link: Any = SimpleNamespace(stream=self.stream)
+        self.read: Callable[[], None] = lambda: None
+        inlet: Any = SimpleNamespace(read=lambda _link: self.read())
+        self.shortcut = Shortcut(self.watch, self.outlet, inlet, self.publisher, Pulse(lambda _text: None))
+        self.shortcut.link = self.link
+        self.sleep()
         self.watch.give_turn()
+
+    def sleep(self, *, on_standby: bool = False, seconds: float = 10.0) -> None:
+        self.watch.fall_asleep(native.monotonic() + seconds, on_standby=on_standby)
 
     def write(self, *names: str, **changes: Any) -> bool:
         """What a caller on another thread gets for the last of these messages."""
-        self.outlet.outbox.extend(outgoing(name, [], deadline=float("inf"), **changes) for name in names)
-        return bool(elsewhere(self.shortcut.write))
+        entries = [outgoing(name, [], **{"deadline": float("inf"), **changes}) for name in names]
+        self.outlet.outbox.extend(entries)
+        return bool(elsewhere(lambda: self.shortcut.write(entries[-1])))
 
 
 def elsewhere(work: Callable[[], object]) -> object:
@@ -93,8 +108,8 @@ def test_a_lone_message_is_written_at_once(desk: Desk) -> None:
 
 def test_never_on_the_main_thread(desk: Desk) -> None:
     """There a signal handler may come in the middle, and stay."""
-    desk.outlet.outbox.append(outgoing("a", [], deadline=float("inf")))
-    assert not desk.shortcut.write()
+    desk.outlet.outbox.append(entry := outgoing("a", [], deadline=float("inf")))
+    assert not desk.shortcut.write(entry)
     assert desk.stream.written == b"" and len(desk.outlet.outbox) == 1
 
 
@@ -105,7 +120,7 @@ def test_never_while_the_thread_is_awake(desk: Desk) -> None:
 
 
 def test_never_while_the_connection_takes_no_messages(desk: Desk) -> None:
-    desk.shortcut.stream = None
+    desk.shortcut.link = None
     assert not desk.write("a")
     assert len(desk.outlet.outbox) == 1
 
@@ -131,16 +146,161 @@ def test_a_question_that_falls_due_in_its_sleep_is_the_threads(desk: Desk) -> No
 def test_a_broken_socket_is_found_by_the_thread(desk: Desk) -> None:
     desk.stream.fails = BrokenPipeError()
     assert not desk.write("a")
-    assert desk.outlet.is_stuck and desk.shortcut.torn is None
+    assert desk.outlet.is_stuck
     assert desk.watch.take_turn(), "the turn was given back"
+    with pytest.raises(BrokenPipeError):
+        desk.shortcut.raise_fault(desk.link)
+    desk.shortcut.raise_fault(desk.link)  # once
+
+
+def test_a_fault_of_an_earlier_connection_is_not_this_ones(desk: Desk) -> None:
+    desk.stream.fails = BrokenPipeError()
+    assert not desk.write("a")
+    desk.shortcut.raise_fault(SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_an_interrupted_caller_tears_the_stream(desk: Desk) -> None:
     desk.stream.fails = SystemExit()
-    desk.outlet.outbox.append(outgoing("a", [], deadline=float("inf")))
-    assert isinstance(elsewhere(desk.shortcut.write), SystemExit)
-    assert desk.shortcut.torn is desk.stream
+    desk.outlet.outbox.append(entry := outgoing("a", [], deadline=float("inf")))
+    assert isinstance(elsewhere(lambda: desk.shortcut.write(entry)), SystemExit)
     assert desk.watch.take_turn(), "the turn was given back"
+    with pytest.raises(EOFError, match="interrupted"):
+        desk.shortcut.raise_fault(desk.link)
+
+
+# The answer.
+
+
+class Answers:
+    """A socket that is readable when it is told; what is read there settles the message."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.reads = 0
+        self.settles = True
+        self.fails: Exception | None = None
+        self._desk = desk
+        desk.stream.has_pending = False
+        desk.watch.add(self.ours, native.POLLIN)  # type: ignore[arg-type]
+        desk.read = self._read
+
+    def come(self) -> None:
+        self.theirs.send(b"x")
+
+    def _read(self) -> None:
+        self.ours.recv(1)
+        self.reads += 1
+        if self.fails is not None:
+            raise self.fails
+        if self.settles:
+            for entry in self._desk.publisher._main.confirms.take_all():
+                entry.finish()
+
+
+@pytest.fixture
+def answers(desk: Desk) -> Any:
+    made = Answers(desk)
+    yield made
+    made.ours.close()
+    made.theirs.close()
+
+
+def test_an_answer_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    answers.come()
+    assert desk.write("a")
+    assert answers.reads == 1
+    assert desk.shortcut.is_hot(native.monotonic())
+
+
+def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
+    answers.come()
+    assert desk.write("a")
+    assert answers.reads == 0
+
+
+def test_several_reads_until_the_answer(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a heartbeat of the broker comes first."""
+    desk.sleep(on_standby=True)
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    answers.settles = False
+    read = desk.read
+
+    def second_settles() -> None:
+        read()
+        answers.settles = True
+
+    desk.read = second_settles
+    answers.come()
+    answers.come()
+    assert desk.write("a")
+    assert answers.reads == 2
+
+
+def test_an_answer_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    began_at = native.monotonic()
+    assert not desk.write("a")
+    assert READ_WITHIN * 0.9 <= native.monotonic() - began_at < LONG
+    assert desk.watch.take_turn(), "the turn was given back"
+
+
+@pytest.mark.parametrize("first", ["duty", "deadline"])
+def test_it_reads_no_longer_than_to_the_threads_next_duty_and_its_own_deadline(
+    desk: Desk, answers: Answers, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat is due: it must not wait for an answer that may never come."""
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    desk.sleep(on_standby=True, seconds=0.05 if first == "duty" else LONG)
+    began_at = native.monotonic()
+    deadline = began_at + (0.05 if first == "deadline" else LONG)
+    assert not desk.write("a", deadline=deadline)
+    assert native.monotonic() - began_at < LONG / 2
+
+
+def test_whoever_wants_the_thread_ends_it(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    desk.sleep(on_standby=True, seconds=LONG)
+    desk.watch.wake()
+    answers.come()
+    began_at = native.monotonic()
+    assert not desk.write("a")
+    assert native.monotonic() - began_at < LONG / 2 and answers.reads == 0
+
+
+def test_what_a_read_raises_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    answers.fails = FrameError("nonsense")
+    answers.come()
+    assert not desk.write("a")
+    with pytest.raises(FrameError):
+        desk.shortcut.raise_fault(desk.link)
+
+
+def test_what_a_read_left_to_write_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    read = desk.read
+    desk.read = lambda: (read(), desk.outlet.answer(b"channel.close-ok"))[1]
+    answers.come()
+    assert not desk.write("a")
+
+
+def test_a_message_without_a_confirm_has_no_answer_to_read(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    desk.watch.sleeps_until = 0.0
+    answers.come()
+    assert not desk.write("a", confirm=False)
+    assert answers.reads == 0
+
+
+def test_a_greenlet_does_not_wait_in_the_threads_place(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.sleep(on_standby=True)
+    monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
+    answers.come()
+    assert not desk.write("a")
+    assert answers.reads == 0
 
 
 # Orders: an acknowledgement, mostly.
@@ -249,3 +409,37 @@ def test_the_connection_is_given_up_when_a_caller_is_interrupted(
     assert isinstance(elsewhere(lambda: transport.publish("torn", "nowhere", mandatory=False)), SystemExit)
     wait_until(lambda: loop.reconnects == 1, what="another connection")
     transport.publish("next", "nowhere", mandatory=False)
+
+
+def test_a_thread_that_publishes_alone_does_all_itself(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the connection's thread wakes for each answer: that is what a lone caller waits for otherwise."""
+    loop_of(transport)
+    turns: list[int] = []
+    sleep = Watch.sleep
+    monkeypatch.setattr(Watch, "sleep", lambda self, wait_ms: (turns.append(1), sleep(self, wait_ms))[1])
+
+    def publish() -> int:
+        for number in range(300):
+            transport.publish(f"{number}", "nowhere", mandatory=False)
+        return len(turns)
+
+    assert int(str(elsewhere(publish))) < 200
+    assert transport.status().connections[0].confirmed == 300
+
+
+def test_threads_that_are_alone_now_and_then(transport: Transport) -> None:
+    """Threads that come and go between each other's answers: nothing is lost, and nobody waits for a timer."""
+    loop_of(transport)
+
+    def publish() -> float:
+        began_at = native.monotonic()
+        for number in range(200):
+            transport.publish(f"{number}", "nowhere", mandatory=False)
+            if number % 7 == 0:
+                time.sleep(0.001)
+        return native.monotonic() - began_at
+
+    with ThreadPoolExecutor(3) as pool:
+        took = [each.result(60.0) for each in [pool.submit(publish) for _ in range(3)]]
+    assert transport.status().connections[0].confirmed == 600
+    assert max(took) < 30.0

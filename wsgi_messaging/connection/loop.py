@@ -1,8 +1,8 @@
 """The native thread that owns one connection's socket: it reads, writes, beats and reconnects.
 
 Application threads append to `outbox` and `orders` and wake it; it polls the socket, its wake-up and the next point
-in time. Only while it sleeps may a caller take its place, to write one message (shortcut.py); nothing waits in there,
-so nothing that a request does, or holds, can stop the heartbeat. Rules:
+in time. Only while it sleeps may a caller take its place, for one message and its confirm (shortcut.py), and never
+beyond the thread's next duty, so nothing that a request does, or holds, can stop the heartbeat. Rules:
 nothing here waits without a bound but the resolver; a message is encoded by its caller, numbered here; the thread
 never logs (it has a journal), never imports, never meets a green primitive.
 
@@ -27,12 +27,13 @@ from .consuming import Consumers
 from .control import Control
 from .frames import FrameError, Inbound
 from .hosts import Broker
+from .inlet import Inlet
 from .link import Interrupted, Link, LinkOptions
 from .outlet import Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .shortcut import Order, Shortcut
+from .shortcut import STANDBY_FOR, Order, Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -84,7 +85,8 @@ class Loop:
         self._close_by: float | None = None
         self._link: Link | None = None
         self.watch = Watch()
-        self._shortcut = Shortcut(self.watch, self._outlet, self.publisher, self._pulse)
+        self._inlet = Inlet(channels, self._outlet, self._pulse, self._on_connection)
+        self._shortcut = Shortcut(self.watch, self._outlet, self._inlet, self.publisher, self._pulse)
         self._opening: native.Socket | None = None
         self._own_ident = -1
         self._thread = native.NativeThread(thread_name, self._run)
@@ -100,7 +102,7 @@ class Loop:
     def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
         """Have a message sent; a caller that is alone writes it itself if it can."""
         self.outbox.append(entry)
-        if not (is_alone and self._shortcut.write()):
+        if not (is_alone and self._shortcut.write(entry)):
             self.watch.wake()
         if self.state is State.CLOSED:  # nobody will look at the outbox any more
             self.publisher.give_up(self._outlet.take_messages(), Closed("the transport was closed"))
@@ -189,7 +191,7 @@ class Loop:
 
     def _step(self, event: Event) -> None:
         self.state = after(self.state, event)
-        self._shortcut.stream = self._link.stream if self._link and self.state is State.READY else None
+        self._shortcut.link = self._link if self.state is State.READY else None
 
     def _end(self, error: MessagingError) -> None:
         if self._link is not None:
@@ -282,11 +284,10 @@ class Loop:
         """One turn with an open connection: write, poll, read, beat."""
         try:
             now = native.monotonic()
-            if self._shortcut.torn is link.stream:
-                raise EOFError("given up: a caller was interrupted in the middle of a message")
+            self._shortcut.raise_fault(link)
             self._write(link, now)
             if self._pause(link, now):
-                self._read(link)
+                self._inlet.read(link)
             now = native.monotonic()
             self._outlet.answer(self._pulse.keep_alive(now))
             self.attempts.say_if_due(now)
@@ -325,23 +326,19 @@ class Loop:
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)
-        self.watch.fall_asleep(until)
+        stands_by = self._shortcut.is_hot(now) and not wants_write and self._awaits_nothing
+        self.watch.fall_asleep(until, on_standby=stands_by)
+        until = min(until, now + STANDBY_FOR) if stands_by else until
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
         is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1
         return link.stream.sock.fileno() in self.watch.sleep(wait_ms) or link.stream.has_pending
 
-    def _read(self, link: Link) -> None:
-        received = link.stream.recv_into(link.reader.free())
-        if received is None:
-            return
-        now = native.monotonic()
-        self._pulse.beat.received_at = now
-        for inbound in link.reader.methods(received):
-            answer = self._channels.dispatch(inbound, now) if inbound.channel else self._on_connection(link, inbound)
-            self._outlet.answer(answer)
-        self._pulse.beat.beats_received += link.reader.beats
-        link.reader.beats = 0
+    @property
+    def _awaits_nothing(self) -> bool:
+        """True when the broker owes nobody an answer or a delivery."""
+        is_open = self.state is State.READY and self._close_by is None
+        return is_open and not (self.publisher.in_flight or self.control.is_busy or len(self.consumers))
 
     def _on_connection(self, link: Link, inbound: Inbound) -> bytes:
         """React to a method on channel 0."""

@@ -1,11 +1,13 @@
 """A lone caller's own way to the socket, while the connection's thread sleeps.
 
 Who is alone gains nothing from being gathered with others, and loses the time until the thread has woken and been
-given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself; the thread goes on
-sleeping, and reads the answer.
+given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself. The thread then stands
+by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too. Whatever else is
+wanted meanwhile (another caller, a beat, an answer that takes long) ends this, and the thread does all as ever.
 
-Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`, microseconds in which nothing waits; never
-on the main thread, where a signal handler can come in between and stay, and with it the heartbeat would stop; a
+Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
+most to read, and never beyond the thread's next duty; never on the main thread, where a signal handler can come in
+between and stay, and with it the heartbeat would stop; a greenlet, whose hub would stand still, never waits here; a
 caller that is interrupted in there costs the connection, which nobody else then finds in the middle of a frame.
 
 Layer 2.
@@ -16,64 +18,107 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..runtime import native
+from ..runtime.waiting import waits_in_a_hub
+from .channels import Refused
+from .codec import MalformedValue
+from .frames import FrameError
+from .inlet import Inlet
+from .link import Link
 from .outlet import Outlet
+from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .stream import Stream
 from .watch import Watch
+
+READ_WITHIN = 0.1
+"""Seconds that a caller waits for its answer in the thread's place."""
+STANDBY_FOR = 0.1
+"""Seconds that the thread stands by after a lone message, before it looks at the socket again."""
 
 Order = Callable[[float], bytes | None]
 """Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
 
 
 class Shortcut:
-    """One connection's. `write` and `carry_out` are for any thread."""
+    """One connection's. `write` and `carry_out` are for any thread, the rest for the connection's."""
 
-    def __init__(self, watch: Watch, outlet: Outlet, publisher: Publisher, pulse: Pulse) -> None:
-        self.stream: Stream | None = None
-        """Where to, while the connection takes messages."""
-        self.torn: Stream | None = None
-        """The one on which a caller was interrupted: nobody knows what of its message is out."""
+    def __init__(self, watch: Watch, outlet: Outlet, inlet: Inlet, publisher: Publisher, pulse: Pulse) -> None:
+        self.link: Link | None = None
+        """Over which, while the connection takes messages."""
+        self._fault: tuple[Link | None, Exception] | None = None
+        self._tried_at = float("-inf")
         self._watch = watch
         self._outlet = outlet
+        self._inlet = inlet
         self._publisher = publisher
         self._pulse = pulse
 
-    def write(self) -> bool:
-        """Write the one message that waits; False when there is something to do for the connection's thread."""
-        return self._in_its_place(self._write_message)
+    def write(self, entry: Outgoing) -> bool:
+        """Write the message, which waits in the outbox, and read its answer if the thread stands by.
+
+        False when there is something to do for the connection's thread.
+        """
+        if not native.is_main_thread():
+            self._tried_at = native.monotonic()
+        return self._in_its_place(lambda link, now: self._write_message(link, now, entry))
 
     def carry_out(self, order: Order) -> bool:
         """Do it, and write what it gives; False when it was not done."""
-        return self._in_its_place(lambda stream, now: self._write_answer(stream, now, order))
+        return self._in_its_place(lambda link, now: self._write_answer(link, now, order))
 
-    def _in_its_place(self, work: Callable[[Stream, float], bool]) -> bool:
+    def is_hot(self, now: float) -> bool:
+        """True when a lone caller came a moment ago, be it that the thread was awake: the next one is near."""
+        return now - self._tried_at < STANDBY_FOR
+
+    def raise_fault(self, link: Link) -> None:
+        """Raises: what a caller has met on this link in the thread's place."""
+        if self._fault is not None:
+            (where, fault), self._fault = self._fault, None
+            if where is link:
+                raise fault
+
+    def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool:
         if native.is_main_thread() or not self._watch.take_turn():
             return False
-        stream = self.stream
+        link = self.link
         try:
-            return stream is not None and work(stream, native.monotonic())
-        except OSError:
-            return False  # the thread finds the same
+            return link is not None and work(link, native.monotonic())
+        except (OSError, EOFError, FrameError, MalformedValue, Refused) as exc:
+            self._fault = link, exc  # the thread raises it, and knows what follows
+            return False
         except BaseException:
-            self.torn = stream
+            self._fault = link, EOFError("given up: a caller was interrupted in the thread's place")
             self._watch.rouse()
             raise
         finally:
             self._watch.give_turn()
 
-    def _write_message(self, stream: Stream, now: float) -> bool:
-        if not self._outlet.has_one_message or not self._outlet.write_one(stream, now):
+    def _write_message(self, link: Link, now: float, entry: Outgoing) -> bool:
+        if not self._outlet.has_one_message or not self._outlet.write_one(link.stream, now):
             return False
         self._pulse.wrote(now)
-        return self._publisher.due_at() >= self._watch.sleeps_until
+        if self._publisher.due_at() < self._watch.sleeps_until:
+            return False
+        return not self._watch.is_on_standby or self._read_answer(link, entry, now)
 
-    def _write_answer(self, stream: Stream, now: float, order: Order) -> bool:
+    def _read_answer(self, link: Link, entry: Outgoing, now: float) -> bool:
+        """False when the answer has not come, or left something to do."""
+        if not entry.confirm or waits_in_a_hub():
+            return False
+        until = min(now + READ_WITHIN, self._watch.sleeps_until, entry.deadline)
+        while not entry.is_done:
+            wait_ms = int((until - native.monotonic()) * 1000)
+            if wait_ms <= 0 or not self._watch.wait_for_socket(wait_ms):
+                return False
+            self._inlet.read(link)
+        return self._outlet.has_nothing and not (link.stream.has_pending or link.stream.wants_write)
+
+    def _write_answer(self, link: Link, now: float, order: Order) -> bool:
         if not self._outlet.has_nothing:
             return False
         self._outlet.answer(order(now))
         try:
-            is_out = self._outlet.write_answers(stream)
+            is_out = self._outlet.write_answers(link.stream)
         except OSError:
             is_out = False  # the thread finds the same; the order was carried out
         if is_out:

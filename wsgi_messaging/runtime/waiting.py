@@ -222,6 +222,11 @@ def make_waker() -> Waker:
     return _ThreadWaker()
 
 
+def waits_in_a_hub() -> bool:
+    """True when the caller is a greenlet, whose hub would stand still while its thread waits."""
+    return "greenlet" in sys.modules and isinstance(make_waker(), _HubWaker)
+
+
 def _hub_waker(bridge: _Bridge, caller: Any) -> Waker:
     return _ThreadWaker() if caller in bridge.waiting else _HubWaker(bridge, caller)
 
