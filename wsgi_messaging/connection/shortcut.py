@@ -58,12 +58,15 @@ class Shortcut:
 
         False when there is something to do for the connection's thread.
         """
-        if not native.is_main_thread():
-            self._tried_at = native.monotonic()
+        if native.is_main_thread():
+            return False
+        self._tried_at = native.monotonic()
         return self._in_its_place(lambda link, now: self._write_message(link, now, entry))
 
     def carry_out(self, order: Order) -> bool:
         """Do it, and write what it gives; False when it was not done."""
+        if native.is_main_thread():
+            return False
         return self._in_its_place(lambda link, now: self._write_answer(link, now, order))
 
     def is_hot(self, now: float) -> bool:
@@ -78,7 +81,7 @@ class Shortcut:
                 raise fault
 
     def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool:
-        if native.is_main_thread() or not self._watch.take_turn():
+        if not self._watch.take_turn():
             return False
         link = self.link
         try:
