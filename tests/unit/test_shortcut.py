@@ -261,7 +261,7 @@ def test_it_reads_no_longer_than_to_the_threads_next_duty_and_its_own_deadline(
 def test_whoever_wants_the_thread_ends_it(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     desk.sleep(on_standby=True, seconds=LONG)
-    desk.watch.wake()
+    desk.watch.rouse()
     answers.come()
     began_at = native.monotonic()
     assert not desk.write("a")
