@@ -14,7 +14,7 @@ ARGS ?=
 
 help:
 	@echo "make demo      the embedded broker, gunicorn, an example API: seen working in half a minute"
-	@echo "make test      all tests, on real servers and a real RabbitMQ    (TESTS=path ARGS=-x)"
+	@echo "make test      all tests, on real servers and a real RabbitMQ    (TESTS=path ARGS=-x); what fails is tried again"
 	@echo "make test-all  unit and broker tests under every Python found here"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make soak      the tests that take minutes"
