@@ -29,7 +29,7 @@ demo:
 	@$(BIN)/python -m examples.demo
 
 test: environments
-	@sh tools/test $(BIN)/python -m "not soak" -n $(JOBS) --dist loadgroup $(ARGS) $(TESTS)
+	@sh tools/test $(BIN)/python -m "not soak" -n $(JOBS) $(ARGS) $(TESTS)
 
 test-all: system
 	@sh tools/test-all tests/unit tests/broker tests/test_layers.py

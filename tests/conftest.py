@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,18 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """On several processes a file's tests stay together; those of tests/green share servers that idle meanwhile."""
-    for item in items:
-        is_green = item.path.parent.name == "green"
-        item.add_marker(pytest.mark.xdist_group("green" if is_green else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling  # only where there are several
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/green" if file.startswith("tests/green/") else file
+
+    config.option.loadscopereorder = False  # the many quick ones of tests/unit come last, and fill up
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
