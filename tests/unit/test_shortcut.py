@@ -210,7 +210,15 @@ def test_an_answer_is_read_while_the_thread_stands_by(desk: Desk, answers: Answe
     answers.come()
     assert desk.write("a")
     assert answers.reads == 1
+
+
+def test_it_pays_to_stand_by_when_lone_messages_follow_each_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
+    desk.write("a")
+    assert not desk.shortcut.is_hot(native.monotonic()), "the thread would wake once more, for nothing"
+    desk.write("b")
     assert desk.shortcut.is_hot(native.monotonic())
+    assert not desk.shortcut.is_hot(native.monotonic() + LONG)
 
 
 def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:

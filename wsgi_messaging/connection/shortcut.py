@@ -33,7 +33,7 @@ from .watch import Watch
 READ_WITHIN = 0.1
 """Seconds that a caller waits for its answer in the thread's place."""
 STANDBY_FOR = 0.1
-"""Seconds that the thread stands by after a lone message, before it looks at the socket again."""
+"""Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
 
 Order = Callable[[float], bytes | None]
 """Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
@@ -46,7 +46,7 @@ class Shortcut:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
         self._fault: tuple[Link | None, Exception] | None = None
-        self._tried_at = float("-inf")
+        self._tried_at = self._is_hot_until = float("-inf")
         self._watch = watch
         self._outlet = outlet
         self._inlet = inlet
@@ -60,7 +60,10 @@ class Shortcut:
         """
         if native.is_main_thread():
             return False
-        self._tried_at = native.monotonic()
+        now = native.monotonic()
+        if now - self._tried_at < STANDBY_FOR:
+            self._is_hot_until = now + STANDBY_FOR
+        self._tried_at = now
         return self._in_its_place(lambda link, now: self._write_message(link, now, entry))
 
     def carry_out(self, order: Order) -> bool:
@@ -70,8 +73,8 @@ class Shortcut:
         return self._in_its_place(lambda link, now: self._write_answer(link, now, order))
 
     def is_hot(self, now: float) -> bool:
-        """True when a lone caller came a moment ago, be it that the thread was awake: the next one is near."""
-        return now - self._tried_at < STANDBY_FOR
+        """True when two lone callers came a moment ago, be it that the thread was awake: the next one is near."""
+        return now < self._is_hot_until
 
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
