@@ -256,18 +256,18 @@ def quiet_logger(logger: Any) -> Iterator[None]:
     A native thread must not wait for what a handler waits for; and in a patched process `logging` takes a green lock
     before it asks any filter.
     """
-    own = get_ident()
+    own = os.getpid(), get_ident()
 
     def is_of_another(_record: object) -> bool:
-        return get_ident() != own
+        return (os.getpid(), get_ident()) != own  # a forked child has the filter, and may have the number
 
-    _quiet[os.getpid(), own] = _is_disabled(logger)
+    _quiet[own] = _is_disabled(logger)
     logger.addFilter(is_of_another)
     logger.disabled = logger.disabled or is_patched()
     try:
         yield
     finally:
         logger.removeFilter(is_of_another)
-        was_disabled = _quiet.pop((os.getpid(), own))
+        was_disabled = _quiet.pop(own)
         if not any(pid == os.getpid() for pid, _ident in list(_quiet)):
             logger.disabled = was_disabled
