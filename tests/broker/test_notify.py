@@ -30,7 +30,7 @@ from wsgi_messaging import (
     Unavailable,
 )
 from wsgi_messaging.devbroker import DevBroker
-from wsgi_messaging.notify import NotificationListener, NotificationResult, Notifier
+from wsgi_messaging.notify import NotificationListener, NotificationResult, Notifier, buffer
 from wsgi_messaging.rpc import QueueFlags
 
 Name = Callable[[str], str]
@@ -275,6 +275,20 @@ def test_the_buffer_is_flushed_when_the_process_ends(broker: Address, topic: str
     )
     assert (done.returncode, done.stderr) == (0, "")
     ready(witness, f"{topic}.info", 200)
+
+
+def test_the_connection_begins_with_the_first_notification(
+    transport: Transport, topic: str, witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when the line's thread gets to it: a process that ends before could start none any more (Python 3.12)."""
+    threads: list[Callable[[], None]] = []
+    monkeypatch.setattr(buffer, "start_application_thread", lambda _name, run: threads.append(run))
+    notifier = notifier_of(transport, topic, soon=True)
+    notifier.info({}, "e", 1)
+    assert [connection.role for connection in transport.status().connections] == ["publish"]
+    threading.Thread(target=threads.pop(), daemon=True).start()
+    assert notifier.flush()
+    ready(witness, f"{topic}.info", 1)
 
 
 AFTER_FORK = """

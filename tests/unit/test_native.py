@@ -51,3 +51,16 @@ def test_two_threads_of_a_patched_process_leave_the_logger_as_it_was(
         may_leave.set()
         done.result(LONG)
     assert logger.disabled is was_disabled
+
+
+def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of a process under Python 3.12: to join it is no error."""
+
+    def refuse(_thread: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(native._NamedThread, "start", refuse)
+    thread = native.NativeThread("refused", lambda: None)
+    with pytest.raises(RuntimeError):
+        thread.start()
+    assert thread.join(0.1)

@@ -67,6 +67,7 @@ class _Line:
                 start_application_thread("wsgi-messaging-notify", self._run)
             except RuntimeError:
                 self.ended.set()
+            self._sender.warm()  # now: at the end of a process Python 3.12 starts no thread for the connection
         return not self.ended.is_set
 
     def flush(self, timeout: float) -> bool:

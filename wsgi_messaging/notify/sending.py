@@ -96,6 +96,11 @@ class Sender:
         """This process's counters."""
         return self._process.get()
 
+    def warm(self) -> None:
+        """Have the connection begin. Returns at once."""
+        if not self.transport.is_one_shot:
+            self.transport.warm()
+
     def send(self, parcels: Sequence[Parcel], timeout: float | None = None) -> Results:
         """Publish, pipelined; gives for each parcel, in order, None or why it was not confirmed. Counts nothing.
 

@@ -86,6 +86,7 @@ class NativeThread:
             else:
                 self._start_named()
         except RuntimeError:
+            self._thread = None
             self._running.release()
             raise
 
