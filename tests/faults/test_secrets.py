@@ -82,9 +82,10 @@ def test_password_appears_nowhere(
         seen += [repr(transport), repr(transport.status())]
     proxy.cut()
     transport.close()
+    logging.getLogger("amqp").debug("a record of the lowest level")
     seen.append(everything.getvalue())
     told = "\n".join(seen)
     assert "127.0.0.1" in told
-    assert fault is not _good or "lost amqp" in told, "the log is among what was read"
+    assert "of the lowest level" in told, "the log is among what was read"
     for secret in (MARKER, DECODED, "marker"):
         assert secret not in told
