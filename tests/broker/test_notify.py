@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from wsgi_messaging import (
     ConnectTimeout,
     DeclarationRefused,
     Expired,
+    Settings,
     Transport,
     Unavailable,
 )
@@ -289,6 +291,17 @@ def test_the_connection_begins_with_the_first_notification(
     threading.Thread(target=threads.pop(), daemon=True).start()
     assert notifier.flush()
     ready(witness, f"{topic}.info", 1)
+
+
+def test_a_connection_that_cannot_even_begin_fails_no_caller(tmp_path: Path) -> None:
+    """Who notifies never fails for the broker's sake: here the file with the authorities is none."""
+    (tmp_path / "ca.pem").write_text("nonsense")
+    settings = Settings(url=f"amqps://127.0.0.1:{free_port()}//", tls_ca_file=str(tmp_path / "ca.pem"))
+    with Transport(settings=settings) as transport:
+        notifier = Notifier(transport, "pub", soon=True, timeout=0.2)
+        notifier.info({}, "e", 1)
+        assert notifier.status().dropped == 0
+        notifier.close(0.5)
 
 
 AFTER_FORK = """

@@ -551,7 +551,7 @@ def test_queue_ttl(channel: Any, unique: Name) -> None:
 def test_message_ttl_counts_at_the_head(channel: Any, queue: str) -> None:
     publish(channel, queue, "lasting")
     publish(channel, queue, "short", expiration="50")
-    time.sleep(0.3)
+    time.sleep(0.3)  # longer than the short one lasts at the head
     assert depth(channel, queue) == 2
     assert text(channel.basic_get(queue, no_ack=True)) == "lasting"
     ready(channel, queue, 0)
@@ -576,7 +576,7 @@ def test_unused_queue_expires(client: Client, channel: Any, unique: Name) -> Non
     queue = declared(channel, unique("q"), exclusive=False, x_expires=300)
     used = declared(channel, unique("q"), exclusive=False, x_expires=300)
     client.consume(channel, used)
-    time.sleep(0.7)
+    time.sleep(0.7)  # more than twice x-expires; one look only, for a look is a use
     assert _is_missing(client, queue)
     assert depth(channel, used) == 0
     channel.queue_delete(used)
@@ -679,7 +679,7 @@ def test_a_circle_of_expiries_ends(channel: Any, unique: Name) -> None:
     declared(channel, second, x_message_ttl=20, x_dead_letter_exchange="", x_dead_letter_routing_key=first)
     publish(channel, first, "x")
     ready(channel, first, 0)
-    time.sleep(0.3)
+    time.sleep(0.3)  # for many rounds, if it went round
     assert (depth(channel, first), depth(channel, second)) == (0, 0)
 
 

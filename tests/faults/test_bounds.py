@@ -48,7 +48,7 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
         transport.publish("x", "q", mandatory=False)
         broker.stop()
         wait_until(lambda: transport.status().connections[0].last_failure, 5.0, "the outage")
-        time.sleep(0.2)
+        time.sleep(0.2)  # longer than fail_fast_after
         with pytest.raises(ConnectFailed):
             transport.publish("x", "q", timeout=5.0)
         with dev_broker(port=port):

@@ -80,10 +80,11 @@ def test_what_is_confirmed_is_there_whenever_the_connection_breaks(
         stand_by(transport, elsewhere)
         working = elsewhere(lambda: publish(transport, 1500, queue))
         for _ in range(4):
-            time.sleep(0.1)
+            time.sleep(0.1)  # so that messages are under way again
             proxy.cut()
             wait_until(lambda: working.done() or status_of(transport).state == "ready", 10.0, "the connection")
         assert float(str(working.result(60.0))) < 5.0
+        assert status_of(transport).reconnects >= 1, "else nothing was tried"
     missing = {f"{number}" for number in range(1500)}
 
     def none_is_missing() -> bool:

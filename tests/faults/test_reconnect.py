@@ -64,7 +64,7 @@ def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_a_storm(
     while time.monotonic() < until:
         if status_of(transport).state == "ready":
             proxy.cut()
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks
     assert status_of(transport).reconnects < 15
     assert len(lines(caplog)) <= 4
     transport.publish("after the storm", queue)

@@ -10,6 +10,7 @@ Layer 4: imports runtime, errors, messages, transport, oslo.topology.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -97,9 +98,10 @@ class Sender:
         return self._process.get()
 
     def warm(self) -> None:
-        """Have the connection begin. Returns at once."""
+        """Have the connection begin. Returns at once; what is wrong with it is told by `send`."""
         if not self.transport.is_one_shot:
-            self.transport.warm()
+            with suppress(MessagingError):
+                self.transport.warm()
 
     def send(self, parcels: Sequence[Parcel], timeout: float | None = None) -> Results:
         """Publish, pipelined; gives for each parcel, in order, None or why it was not confirmed. Counts nothing.
