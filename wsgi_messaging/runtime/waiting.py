@@ -28,30 +28,19 @@ from . import native
 
 T = TypeVar("T")
 
+_ENDLESS = -1.0
+"""What a lock takes for a wait without an end."""
 _FOREVER = 3600.0
 """The longest single wait on a hub: with no timer at all gevent would raise LoopExit."""
 
 
 class Waker(Protocol):
-    """One waiter's alarm: `wait` sleeps until `wake` was called, or for `timeout` seconds."""
+    """One waiter's alarm, which is a native lock that is held, or behaves as one: `release` wakes who waits."""
 
-    def wait(self, timeout: float | None) -> bool: ...
+    def acquire(self, blocking: bool, timeout: float, /) -> bool:
+        """Sleep until `release` was called, or for `timeout` seconds; without end for -1."""
 
-    def wake(self) -> None: ...
-
-
-class _ThreadWaker:
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = native.allocate_lock()
-        self._lock.acquire()
-
-    def wait(self, timeout: float | None) -> bool:
-        return self._lock.acquire(True, -1 if timeout is None else max(0.0, timeout))
-
-    def wake(self) -> None:
-        self._lock.release()
+    def release(self) -> None: ...
 
 
 class _HubWaker:
@@ -64,7 +53,7 @@ class _HubWaker:
         self._greenlet = greenlet
         self.event = bridge.make_event()
 
-    def wait(self, timeout: float | None) -> bool:
+    def acquire(self, blocking: bool, timeout: float) -> bool:
         waiting = self._bridge.waiting
         waiting.add(self._greenlet)
         try:
@@ -72,7 +61,7 @@ class _HubWaker:
         finally:
             waiting.discard(self._greenlet)
 
-    def wake(self) -> None:
+    def release(self) -> None:
         self._bridge.hand_over(self.event)
 
 
@@ -107,9 +96,9 @@ class _Bridge(ABC):
     def _set(self, event: Any) -> None:
         """In the hub: wake who waits for the event."""
 
-    def wait(self, event: Any, timeout: float | None) -> bool:
+    def wait(self, event: Any, timeout: float) -> bool:
         """In a greenlet: let the others run until the event is set."""
-        return bool(event.wait(_FOREVER if timeout is None else max(0.0, timeout)))
+        return bool(event.wait(_FOREVER if timeout < 0 else timeout))
 
 
 class _GeventBridge(_Bridge):
@@ -219,7 +208,13 @@ def make_waker() -> Waker:
             return _hub_waker(_bridge(hub, _GeventBridge), greenlet.getcurrent())
         if "eventlet.hubs" in sys.modules and (hub := _eventlet_hub(greenlet.getcurrent)) is not None:
             return _hub_waker(_bridge(hub, _EventletBridge), greenlet.getcurrent())
-    return _ThreadWaker()
+    return _held_lock()
+
+
+def _held_lock() -> Waker:
+    lock = native.allocate_lock()
+    lock.acquire()
+    return lock
 
 
 def waits_in_a_hub() -> bool:
@@ -228,7 +223,7 @@ def waits_in_a_hub() -> bool:
 
 
 def _hub_waker(bridge: _Bridge, caller: Any) -> Waker:
-    return _ThreadWaker() if caller in bridge.waiting else _HubWaker(bridge, caller)
+    return _held_lock() if caller in bridge.waiting else _HubWaker(bridge, caller)
 
 
 class Completion:
@@ -250,20 +245,23 @@ class Completion:
                 waker = self._wakers.pop()
             except IndexError:  # a waiter took itself off the list in between
                 return
-            waker.wake()
+            waker.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks: the calling thread or greenlet, until set or for `timeout` seconds. True when it is set."""
-        deadline = None if timeout is None else native.monotonic() + timeout
+        return self.wait_until(None if timeout is None else native.monotonic() + timeout)
+
+    def wait_until(self, deadline: float | None) -> bool:
+        """As `wait`, to a point in time (monotonic)."""
         while not self.is_set:
-            left = None if deadline is None else deadline - native.monotonic()
-            if left is not None and left <= 0:
+            left = _ENDLESS if deadline is None else deadline - native.monotonic()
+            if left <= 0 and deadline is not None:
                 return False
             # Once more when it was woken for nothing: by somebody who switched to its greenlet, for one.
             self._sleep(left)
         return True
 
-    def _sleep(self, timeout: float | None) -> None:
+    def _sleep(self, timeout: float) -> None:
         waker = make_waker()
         self._wakers.append(waker)
         # The waker was put on the list first, and the flag is looked at second; `set` does it the other way round, so
@@ -271,7 +269,7 @@ class Completion:
         if self.is_set:
             return
         try:
-            waker.wait(timeout)
+            waker.acquire(True, timeout)
         finally:
             if not self.is_set:
                 with suppress(ValueError):  # `set` took it off in between
@@ -305,7 +303,7 @@ class Mailbox(Generic[T]):
             waker = self._wakers.popleft()
         except IndexError:
             return
-        waker.wake()
+        waker.release()
 
     def close(self) -> None:
         """Have every `get`, those that wait now and later ones, return None once there are no items."""
@@ -332,7 +330,7 @@ class Mailbox(Generic[T]):
             timeout = 0.0
         woken = False
         try:
-            woken = waker.wait(timeout)
+            woken = waker.acquire(True, timeout)
         finally:
             if not woken:
                 self._leave(waker)
