@@ -106,16 +106,20 @@ def _blocks() -> int:
 
 
 def count_memory(work: Work, operations: int) -> dict[str, float]:
-    """Blocks that an operation leaves behind, and the bytes at the peak for each operation of a batch."""
+    """What an operation leaves behind, and the bytes at the peak for each operation of a batch."""
     work(operations)
     before = _blocks()
+    gc.disable()
     work(operations)
+    time.sleep(SETTLED_AFTER)
+    garbage = gc.collect() / operations
+    gc.enable()
     left = (_blocks() - before) / operations
     tracemalloc.start()
     work(operations)
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return {"blocks_left": left, "peak_bytes": peak / operations}
+    return {"blocks_left": left, "garbage": garbage, "peak_bytes": peak / operations}
 
 
 def main(count: str, name: str, url: str, operations: int) -> None:

@@ -15,6 +15,10 @@ from collections.abc import Callable
 from ..errors import MessagingError
 
 
+def _nothing() -> None:
+    """Whoever was to be told has been."""
+
+
 class Outgoing:
     """One message on its way: what it takes to write it, again if need be, and what became of it.
 
@@ -81,7 +85,8 @@ class Outgoing:
                 error.maybe_sent = True
             self.error = error
             self.is_done = True
-            self.notify()
+            notify, self.notify = self.notify, _nothing  # it may know this message: no cycle is left behind
+            notify()
 
     def is_wanted(self, now: float) -> bool:
         """False when nobody waits for it any more, so that it need not be sent."""
