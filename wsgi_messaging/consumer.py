@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from .connection import codec, frames
@@ -44,15 +45,15 @@ def _is_of_stream(inbound: Inbound) -> bool:
     return _OFFSET in inbound.header
 
 
-def _refusal(inbound: Inbound, tag: int, *, requeue: bool) -> tuple[int, bytes]:
-    """The method, and its arguments, that refuses a delivery.
+def _refusal(inbound: Inbound, *, requeue: bool) -> tuple[int, bool]:
+    """The method, and its flag, that refuses a delivery.
 
     A stream's is acknowledged: RabbitMQ answers basic.reject and basic.nack with 540 and ends the connection, and the
     consumer would meet the message again at its offset, for ever.
     """
     if _is_of_stream(inbound):
-        return frames.BASIC_ACK, codec.arguments("Lb", tag, False)
-    return frames.BASIC_REJECT, codec.arguments("Lb", tag, requeue)
+        return frames.BASIC_ACK, False
+    return frames.BASIC_REJECT, requeue
 
 
 class Delivery:
@@ -70,7 +71,6 @@ class Delivery:
         self._loop = loop
         self._is_settled = False
         arguments = codec.read_arguments("sLbss", inbound.arguments)
-        self._tag: int = arguments[1]
         self.redelivered: bool = arguments[2]
         self.exchange: str = arguments[3]
         self.routing_key: str = arguments[4]
@@ -103,22 +103,21 @@ class Delivery:
 
     def ack(self) -> None:
         """Done: the broker may forget it."""
-        self._settle(frames.BASIC_ACK, codec.arguments("Lb", self._tag, False))
+        self._settle(frames.BASIC_ACK, False)
 
     def reject(self) -> None:
         """Not usable: dead-lettered where the queue has a dead-letter exchange, dropped otherwise."""
-        self._settle(*_refusal(self._delivered.inbound, self._tag, requeue=False))
+        self._settle(*_refusal(self._delivered.inbound, requeue=False))
 
     def requeue(self) -> None:
         """Not now: back to the queue, to be delivered again, here or elsewhere."""
-        self._settle(*_refusal(self._delivered.inbound, self._tag, requeue=True))
+        self._settle(*_refusal(self._delivered.inbound, requeue=True))
 
-    def _settle(self, method: int, arguments: bytes) -> None:
+    def _settle(self, method: int, flag: bool) -> None:
         if self._is_settled:
             return
         self._is_settled = True
-        delivered, consumers = self._delivered, self._loop.consumers
-        self._loop.order(lambda now: consumers.settle(delivered, method, arguments))
+        self._loop.order(partial(self._loop.consumers.settle, self._delivered, method, flag))
 
 
 Callback = Callable[[Delivery], object]
@@ -279,6 +278,5 @@ class Consumer:
     def _refuse(self, delivered: Delivered, loop: Loop, cause: Exception) -> None:
         self._count(rejected=1)
         logger.warning("%r: a message was rejected: %s", self, cause)
-        tag = codec.read_delivery_tag(delivered.inbound.arguments)
-        method, arguments = _refusal(delivered.inbound, tag, requeue=False)
-        loop.order(lambda now: loop.consumers.settle(delivered, method, arguments))
+        method, flag = _refusal(delivered.inbound, requeue=False)
+        loop.order(partial(loop.consumers.settle, delivered, method, flag))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .observe.instrument import Instrument
+
+_LASTING: AbstractContextManager[None] = nullcontext()
+"""Around the work of a transport that stays open behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,14 +362,16 @@ class Transport:
         """This process's connections, for what is built on a transport (RPC, notifications). Opens nothing."""
         return self._process.get()
 
-    @contextmanager
-    def one_shot(self) -> Iterator[None]:
+    def one_shot(self) -> AbstractContextManager[None]:
         """Where the process ends with the request, nothing stays open behind the block; elsewhere it does nothing."""
+        return self._one_shot() if self.is_one_shot else _LASTING
+
+    @contextmanager
+    def _one_shot(self) -> Iterator[None]:
         try:
             yield
         finally:
-            if self.is_one_shot:
-                self._end_one_shot()
+            self._end_one_shot()
 
     def _end_one_shot(self) -> None:
         self._process.take_out().close(self.settings.timeout)

@@ -107,9 +107,7 @@ def test_deliveries_go_to_the_mailbox_and_can_be_settled(desk: Desk) -> None:
     desk.answer(delivery(3, 5))
     delivered = subscription.mailbox.get(0)
     assert delivered is not None and delivered.inbound.body == b"body"
-    assert methods(desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 5, False))) == [
-        (3, "basic.ack")
-    ]
+    assert methods(desk.consumers.settle(delivered, frames.BASIC_ACK, False, 0.0)) == [(3, "basic.ack")]
     assert desk.consumers.delivered == 1
 
 
@@ -125,7 +123,7 @@ def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
     assert not subscription.is_active
     assert desk.advance() == [(3, name) for name in OPENING]
     desk.accept(subscription)
-    assert desk.consumers.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", 1, False)) == b""
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, False, 0.0) == b""
     desk.answer(delivery(3))
     again = subscription.mailbox.get(0)
     assert again is not None and again.generation != delivered.generation
@@ -250,9 +248,9 @@ def test_stop_and_remove(desk: Desk) -> None:
     delivered = subscription.mailbox.get(0)
     assert delivered is not None
     assert methods(desk.consumers.stop(subscription)) == [(3, "basic.cancel")]
-    assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) != b"", "what is being handled can be settled"
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, False, 0.0) != b"", "what is being handled can be settled"
     assert methods(desk.consumers.remove(subscription)) == [(3, "channel.close")]
-    assert desk.consumers.settle(delivered, frames.BASIC_ACK, b"\0" * 9) == b""
+    assert desk.consumers.settle(delivered, frames.BASIC_ACK, False, 0.0) == b""
     assert desk.consumers.remove(subscription) == b""
     assert len(desk.consumers) == 0
     assert desk.answer(delivery(3)) == [], "what still comes is nobody's"

@@ -62,6 +62,14 @@ def test_many_messages_one_send() -> None:
     assert len(socket.sends) == 1
     assert [body for _channel, body in published(socket.taken)] == [str(number).encode() for number in range(100)]
     assert not desk.outlet.outbox and not desk.outlet.is_stuck
+    assert not socket.flushed, "there was nothing left to flush"
+
+
+def test_what_the_stream_keeps_is_flushed() -> None:
+    """A TLS stream takes more than its socket; a turn with nothing to write must see the rest out."""
+    desk, socket = Desk(), Socket()
+    socket.wants_write = True
+    assert not desk.write(socket)
     assert socket.flushed == 1
 
 

@@ -82,11 +82,11 @@ class Warnings(list[str]):
 def test_pulse_beats_when_due_and_not_before() -> None:
     pulse = Pulse(Warnings())
     pulse.begin(30.0, now=100.0)
-    assert pulse.next_at() == 110.0
+    assert pulse.next_at == 110.0
     assert pulse.keep_alive(109.9) == b""
     assert pulse.keep_alive(110.0) == b"\x08\0\0\0\0\0\0\xce"
     assert pulse.keep_alive(110.1) == b""
-    assert pulse.next_at() == 120.0
+    assert pulse.next_at == 120.0
 
 
 def test_pulse_gives_a_silent_peer_up() -> None:
@@ -115,7 +115,7 @@ def test_pulse_counts_on_over_a_reconnect() -> None:
     pulse.begin(10.0, now=200.0)
     beat = pulse.beat
     assert (beat.beats_sent, beat.beats_received, beat.lateness_worst, beat.interval) == (1, 4, 3.0, 10.0)
-    assert pulse.next_at() == pytest.approx(200.0 + 10 / 3)
+    assert pulse.next_at == pytest.approx(200.0 + 10 / 3)
 
 
 def test_anything_written_counts_as_a_beat_and_may_be_late_as_well() -> None:
@@ -125,7 +125,7 @@ def test_anything_written_counts_as_a_beat_and_may_be_late_as_well() -> None:
     pulse.begin(30.0, now=100.0)
     pulse.wrote(105.0)
     assert pulse.keep_alive(110.0) == b""
-    assert pulse.next_at() == 115.0
+    assert pulse.next_at == 115.0
     assert (pulse.beat.beats_sent, pulse.beat.lateness_worst) == (0, 0.0)
     pulse.wrote(135.0)
     assert pulse.beat.lateness_worst == 20.0

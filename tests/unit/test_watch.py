@@ -43,22 +43,27 @@ def elapsed(watch: Watch, wait_ms: int) -> float:
     return native.monotonic() - began_at
 
 
+def sleeps(watch: Watch) -> bool:
+    """True when nothing ends its sleep early."""
+    return elapsed(watch, 50) > 0.045
+
+
 def test_nothing_is_open_before_open() -> None:
     watch = Watch()
     watch.wake(), watch.rouse(), watch.close()
-    assert watch.sleep(0) == []
+    assert not watch.sleep(0)
 
 
 def test_a_wake_up_ends_the_sleep_once(watch: Watch) -> None:
     watch.fall_asleep(0.0)
     watch.wake()
     assert elapsed(watch, LONG) < 2.0
-    assert watch.sleep(0) == [], "it was taken"
+    assert sleeps(watch), "it was taken"
 
 
 def test_wake_costs_nothing_while_it_is_awake(watch: Watch) -> None:
     watch.wake()
-    assert watch.sleep(0) == []
+    assert sleeps(watch)
 
 
 def test_rouse_ends_the_next_sleep_whatever_it_does_now(watch: Watch) -> None:
@@ -72,13 +77,13 @@ def test_a_wake_up_that_comes_late_is_taken_all_the_same(watch: Watch, pair: nat
     watch.add(Readable(pair), native.POLLIN)  # type: ignore[arg-type]
     watch.fall_asleep(0.0)
     pair.send()
-    assert watch.sleep(LONG) == [pair.fileno()]
+    assert watch.sleep(LONG)
     pair.drain()
     watch.rouse()  # the second half of that caller's wake
     watch.fall_asleep(0.0)
-    assert len(watch.sleep(LONG)) == 1
+    assert elapsed(watch, LONG) < 2.0
     watch.fall_asleep(0.0)
-    assert watch.sleep(0) == []
+    assert sleeps(watch)
 
 
 def test_from_another_thread(watch: Watch) -> None:
@@ -117,22 +122,22 @@ def test_sockets_come_and_go(watch: Watch, pair: native.WakeUp) -> None:
     readable = Readable(pair)
     pair.send()
     watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
-    assert watch.sleep(0) == [pair.fileno()]
+    assert watch.sleep(0)
     pair.drain()
-    assert watch.sleep(0) == []
+    assert not watch.sleep(0)
     watch.remove(readable)  # type: ignore[arg-type]
-    assert watch.sleep(0) == []
+    assert not watch.sleep(0)
 
 
 def test_a_socket_that_can_be_written(watch: Watch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         watch.add(ours, native.POLLIN)  # type: ignore[arg-type]
-        assert watch.sleep(0) == []
+        assert not watch.sleep(0)
         watch.await_writing(ours, True)  # type: ignore[arg-type]
-        assert watch.sleep(0) == [ours.fileno()]
+        assert watch.sleep(0)
         watch.await_writing(ours, False)  # type: ignore[arg-type]
-        assert watch.sleep(0) == []
+        assert not watch.sleep(0)
         watch.remove(ours)  # type: ignore[arg-type]
 
 

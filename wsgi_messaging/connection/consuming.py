@@ -125,7 +125,7 @@ class Consumers:
             if subscription.begun_at:
                 self._look_at_callbacks(subscription, now)
             if subscription.acknowledge_at <= now:
-                written += self._acknowledge(subscription)
+                written += self._acknowledge(subscription, now)
         due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
         if not due:
             return written
@@ -145,13 +145,12 @@ class Consumers:
         elif subscription.unacknowledged_count == 1:
             subscription.acknowledge_at = now + ACK_WITHIN
 
-    def _acknowledge(self, subscription: Subscription) -> bytes:
+    def _acknowledge(self, subscription: Subscription, now: float) -> bytes:
         delivered = subscription.unacknowledged
         self._forget_unacknowledged(subscription)
         if delivered is None:
             return b""
-        tag = codec.read_delivery_tag(delivered.inbound.arguments)
-        return self.settle(delivered, frames.BASIC_ACK, codec.arguments("Lb", tag, True))
+        return self.settle(delivered, frames.BASIC_ACK, True, now)
 
     def _forget_unacknowledged(self, subscription: Subscription) -> None:
         subscription.unacknowledged, subscription.unacknowledged_count = None, 0
@@ -244,12 +243,13 @@ class Consumers:
         subscription.is_active = False
         self._forget_unacknowledged(subscription)
 
-    def settle(self, delivered: Delivered, method: int, arguments: bytes) -> bytes:
-        """Acknowledge or reject, if the delivery is still ours to settle."""
+    def settle(self, delivered: Delivered, method: int, flag: bool, _now: float) -> bytes:
+        """Acknowledge (`flag`: and those before it) or reject (and requeue), if it is still ours to settle."""
         subscription, generation, inbound = delivered
         if generation != subscription.generation:
             return b""
-        return frames.method_frame(inbound.channel, method, arguments)
+        tag = codec.read_delivery_tag(inbound.arguments)
+        return frames.settlement_frame(inbound.channel, method, tag, flag)
 
     def stop(self, subscription: Subscription) -> bytes:
         """Have no more delivered; what was delivered can still be settled."""

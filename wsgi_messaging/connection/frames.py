@@ -34,6 +34,7 @@ _BODY_SIZE = Struct(">HHQ")
 _END_AND_CONTENT_HEAD = Struct(">BBHIHHQ")
 _END_AND_HEAD = Struct(">BBHI")
 _TUNE = Struct(">HIH")
+_SETTLEMENT = Struct(">BHIIQ?B")
 _END = bytes((END,))
 
 
@@ -103,6 +104,23 @@ class _Content:
         self.is_too_large = False
         self.chunks: list[bytes] = []
 
+    def took(self, kind: int, payload: bytes, max_body: int) -> bool:
+        """Take a frame; True when the content is whole. Raises: `FrameError`."""
+        if kind == HEADER:
+            if len(payload) < 12:
+                raise FrameError("content header too short")
+            _class, _weight, self.size = _BODY_SIZE.unpack_from(payload)
+            self.missing = self.size
+            self.header = payload[12:]
+            self.is_too_large = self.size > max_body
+        else:
+            self.missing -= len(payload)
+            if self.missing < 0:
+                raise FrameError("more body than announced")
+            if not self.is_too_large:
+                self.chunks.append(payload)
+        return not self.missing
+
     def finished(self, channel: int) -> Inbound:
         body = None if self.is_too_large else b"".join(self.chunks)
         return Inbound(channel, self.method, self.arguments, self.header or b"", body, self.size)
@@ -165,55 +183,46 @@ class FrameReader:
         """The whole methods, after `received` more octets came. Raises: `FrameError`."""
         complete: list[Inbound] = []
         early, self._early = self._early, []
+        contents = self._open
         for kind, channel, payload in early + self.frames(received):
             if kind == METHOD:
-                self._on_method(channel, payload, complete)
+                if len(payload) < 4:
+                    raise FrameError("method frame without a method")
+                (method,) = _METHOD_ID.unpack_from(payload)
+                if channel in contents:
+                    self._cut_short(channel, method)
+                if method in _WITH_CONTENT:
+                    contents[channel] = _Content(method, payload[4:])
+                else:
+                    complete.append(Inbound(channel, method, payload[4:]))
             elif kind == HEARTBEAT:
                 self.beats += 1
-            elif kind in (HEADER, BODY):
-                self._on_content(kind, channel, payload, complete)
-            else:
+            elif kind not in (HEADER, BODY):
                 raise FrameError(f"unknown frame type {kind}")
+            else:
+                content = contents.get(channel)
+                if content is None or (kind == HEADER) != (content.header is None):
+                    raise FrameError("content frame out of order")
+                if content.took(kind, payload, self._max_body):
+                    del contents[channel]
+                    complete.append(content.finished(channel))
         return complete
 
-    def _on_method(self, channel: int, payload: bytes, complete: list[Inbound]) -> None:
-        if len(payload) < 4:
-            raise FrameError("method frame without a method")
-        (method,) = _METHOD_ID.unpack_from(payload)
-        if channel in self._open:
-            if method != CHANNEL_CLOSE:
-                raise FrameError("method frame in the middle of content")
-            del self._open[channel]
-        if method in _WITH_CONTENT:
-            self._open[channel] = _Content(method, payload[4:])
-        else:
-            complete.append(Inbound(channel, method, payload[4:]))
-
-    def _on_content(self, kind: int, channel: int, payload: bytes, complete: list[Inbound]) -> None:
-        content = self._open.get(channel)
-        if content is None or (kind == HEADER) != (content.header is None):
-            raise FrameError("content frame out of order")
-        if kind == HEADER:
-            if len(payload) < 12:
-                raise FrameError("content header too short")
-            _class, _weight, content.size = _BODY_SIZE.unpack_from(payload)
-            content.missing = content.size
-            content.header = payload[12:]
-            content.is_too_large = content.size > self._max_body
-        else:
-            content.missing -= len(payload)
-            if content.missing < 0:
-                raise FrameError("more body than announced")
-            if not content.is_too_large:
-                content.chunks.append(payload)
-        if not content.missing:
-            del self._open[channel]
-            complete.append(content.finished(channel))
+    def _cut_short(self, channel: int, method: int) -> None:
+        """A method came before the content was whole."""
+        if method != CHANNEL_CLOSE:
+            raise FrameError("method frame in the middle of content")
+        del self._open[channel]
 
 
 def method_frame(channel: int, method: int, arguments: bytes = b"") -> bytes:
     """One method without content."""
     return _METHOD_HEAD.pack(METHOD, channel, 4 + len(arguments), method) + arguments + _END
+
+
+def settlement_frame(channel: int, method: int, delivery_tag: int, flag: bool) -> bytes:
+    """basic.ack, basic.nack or basic.reject of a delivery; `flag` is `multiple` or `requeue`."""
+    return _SETTLEMENT.pack(METHOD, channel, 13, method, delivery_tag, flag, END)
 
 
 def encoded_route(exchange: str, routing_key: str, mandatory: bool) -> bytes:

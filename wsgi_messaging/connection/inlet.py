@@ -36,6 +36,8 @@ class Inlet:
         self._pulse.beat.received_at = now
         for inbound in link.reader.methods(received):
             answer = self._channels.dispatch(inbound, now) if inbound.channel else self._on_connection(link, inbound)
-            self._outlet.answer(answer)
-        self._pulse.beat.beats_received += link.reader.beats
-        link.reader.beats = 0
+            if answer:
+                self._outlet.answer(answer)
+        if link.reader.beats:
+            self._pulse.beat.beats_received += link.reader.beats
+            link.reader.beats = 0

@@ -35,10 +35,6 @@ class Lane:
         opening = frames.method_frame(channel, frames.CHANNEL_OPEN, b"\0")
         return opening + frames.method_frame(channel, frames.CONFIRM_SELECT, b"\0")
 
-    def sent(self, entry: Outgoing, _now: float) -> None:
-        """A message is being written."""
-        self.confirms.sent(entry)
-
     def close(self) -> list[Outgoing]:
         """The channel is gone; gives what it left unanswered."""
         unanswered = self.confirms.take_all()
@@ -58,8 +54,8 @@ class PlainLane(Lane):
         self.channel = channel
         return frames.method_frame(channel, frames.CHANNEL_OPEN, b"\0")
 
-    def sent(self, entry: Outgoing, now: float) -> None:
-        self.confirms.sent(entry)
+    def ask_soon(self, now: float) -> None:
+        """A message is being written."""
         if self._asked_tag is None and self.ask_at == _NEVER:
             self.ask_at = now + ASK_AFTER
 

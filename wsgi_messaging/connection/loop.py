@@ -78,6 +78,8 @@ class Loop:
         self.reconnects = 0
         self.ended = Completion()
         self._outlet = Outlet(self.publisher)
+        self.outbox = self._outlet.outbox
+        """The messages that wait to be sent."""
         self._pulse = Pulse(self._warn)
         self._orders: deque[Order] = deque()
         self._channels = channels
@@ -93,11 +95,6 @@ class Loop:
         self._start_token = native.allocate_lock()
 
     # For any thread.
-
-    @property
-    def outbox(self) -> deque[Outgoing]:
-        """The messages that wait to be sent."""
-        return self._outlet.outbox
 
     def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
         """Have a message sent; a caller that is alone writes it itself if it can."""
@@ -229,7 +226,7 @@ class Loop:
             while True:
                 if self._is_to_stop(native.monotonic()):
                     raise Interrupted
-                if sock.fileno() in self._sleep_until(deadline):
+                if self._sleep_until(deadline):
                     return
                 if native.monotonic() >= deadline:
                     raise TimeoutError("no answer in time")
@@ -243,7 +240,7 @@ class Loop:
             return False
         return now >= self._close_by or not self._outlet.is_awaited(now)
 
-    def _sleep_until(self, point: float) -> list[int]:
+    def _sleep_until(self, point: float) -> bool:
         point = min(point, self._close_by or point)
         return self.watch.sleep(int(max(0.0, min(point - native.monotonic(), SWEEP_EVERY)) * 1000) + 1)
 
@@ -284,13 +281,16 @@ class Loop:
         """One turn with an open connection: write, poll, read, beat."""
         try:
             now = native.monotonic()
-            self._shortcut.raise_fault(link)
+            if self._shortcut.fault is not None:
+                self._shortcut.raise_fault(link)
             self._write(link, now)
             if self._pause(link, now):
                 self._inlet.read(link)
             now = native.monotonic()
-            self._outlet.answer(self._pulse.keep_alive(now))
-            self.attempts.say_if_due(now)
+            if now >= self._pulse.next_at:
+                self._outlet.answer(self._pulse.keep_alive(now))
+            if now >= self.attempts.say_at:
+                self.attempts.say_if_due(now)
         except (OSError, EOFError) as exc:
             self._lose(f"{exc}" or type(exc).__name__)
         except (FrameError, codec.MalformedValue, Refused) as exc:
@@ -308,7 +308,8 @@ class Loop:
                 self._outlet.answer(written)
 
     def _write(self, link: Link, now: float) -> None:
-        self._do_orders(now)
+        if self._orders:
+            self._do_orders(now)
         for part in (self.control, self.consumers, self.publisher):
             if part.is_busy:
                 self._outlet.answer(part.advance(now))
@@ -320,8 +321,9 @@ class Loop:
     def _pause(self, link: Link, now: float) -> bool:
         """Sleep until the socket, a caller or the clock wants something; True when there is something to read."""
         wants_write = self._outlet.is_stuck or link.stream.wants_write
-        self.watch.await_writing(link.stream.sock, wants_write)
-        until = min(self._pulse.next_at(), self.consumers.due_at(), self.publisher.due_at(), self.attempts.say_at)
+        if wants_write is not self.watch.awaits_writing:
+            self.watch.await_writing(link.stream.sock, wants_write)
+        until = min(self._pulse.next_at, self.consumers.due_at(), self.publisher.due_at(), self.attempts.say_at)
         until = min(until, self._close_by or now + 60)
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
@@ -332,7 +334,7 @@ class Loop:
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
         is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1
-        return link.stream.sock.fileno() in self.watch.sleep(wait_ms) or link.stream.has_pending
+        return self.watch.sleep(wait_ms) or link.stream.has_pending
 
     @property
     def _awaits_nothing(self) -> bool:

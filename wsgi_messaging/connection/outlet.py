@@ -84,7 +84,8 @@ class Outlet:
             has_sent = True
             if not (self._unsent or self._answers or self.outbox):
                 break
-        stream.flush()
+        if stream.wants_write:
+            stream.flush()
         return has_sent
 
     def _gather(self, now: float, takes_messages: bool) -> bytes:

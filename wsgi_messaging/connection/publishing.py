@@ -121,7 +121,7 @@ class Publisher:
 
     def admit(self, entry: Outgoing, now: float) -> bytes:
         """The bytes that send a message; none if nobody wants it any more or it waits for its turn."""
-        if not entry.is_wanted(now):
+        if entry.abandoned or entry.is_done or entry.deadline <= now:
             self.drop(entry)
             return b""
         if entry.exchange in self._proven:
@@ -153,7 +153,9 @@ class Publisher:
         if len(entry.header) + 12 + frames.OVERHEAD > self.frame_max:
             self._fail(entry, InvalidMessage(f"headers of {len(entry.header)} bytes; a frame holds {self.frame_max}"))
             return opening
-        lane.sent(entry, now)
+        lane.confirms.sent(entry)
+        if lane is self._plain:
+            self._plain.ask_soon(now)
         entry.tries += 1
         entry.maybe_sent = True
         if entry.wire is not None and lane is not self._proving:
@@ -179,7 +181,8 @@ class Publisher:
 
     def on_method(self, inbound: Inbound, now: float) -> bytes:
         """React to a method on one of the lanes' channels."""
-        lane = {_MAIN: self._main, _PLAIN: self._plain}.get(inbound.channel, self._proving)
+        channel = inbound.channel
+        lane = self._main if channel == _MAIN else self._plain if channel == _PLAIN else self._proving
         match inbound.method:
             case frames.BASIC_ACK:
                 return self._on_ack(lane, inbound, now)

@@ -20,7 +20,8 @@ class Pulse:
         self.beat = Heartbeat(0.0, 0.0, 0.0)
         self._warn = warn
         self._has_warned = False
-        self._next_at = 0.0
+        self.next_at = 0.0
+        """When `keep_alive` has something to do, or must look again: early at the worst, for traffic moves it out."""
 
     def begin(self, interval: float, now: float) -> None:
         """A connection was opened, with this interval agreed."""
@@ -33,7 +34,7 @@ class Pulse:
             beats_received=before.beats_received,
             lateness_worst=before.lateness_worst,
         )
-        self._next_at = min(self.beat.due_at(), self.beat.silent_at())
+        self.next_at = min(self.beat.due_at(), self.beat.silent_at())
 
     def told(self, now: float | None) -> dict[str, Any]:
         """Its part of a `ConnectionStatus`; `now` is None while there is no connection."""
@@ -48,30 +49,29 @@ class Pulse:
             "lateness_worst": beat.lateness_worst,
         }
 
-    def next_at(self) -> float:
-        """When `keep_alive` has something to do, or must look again: early at the worst, for traffic moves it out."""
-        return self._next_at
-
     def keep_alive(self, now: float) -> bytes:
         """The beat, if one is due. Raises: EOFError when the peer has been silent for too long.
 
         Call it after reading: what has arrived while the interpreter was held must count first.
         """
-        if now < self._next_at:
+        if now < self.next_at:
             return b""
         beat = self.beat
-        self._next_at = min(beat.due_at(), beat.silent_at())
+        self.next_at = min(beat.due_at(), beat.silent_at())
         if now >= beat.silent_at():
             raise EOFError(f"nothing was heard of the broker for {now - beat.received_at:.1f} s")
         if now < beat.due_at():
             return b""
         self._look_at(beat.beat(now))
-        self._next_at = min(beat.due_at(), beat.silent_at())
+        self.next_at = min(beat.due_at(), beat.silent_at())
         return frames.BEAT
 
     def wrote(self, now: float) -> None:
         """Something else was written: it counts as a beat, and may have been late as well."""
-        self._look_at(self.beat.sent(now))
+        if now < self.next_at:  # nothing is late before that
+            self.beat.sent_at = now
+        else:
+            self._look_at(self.beat.sent(now))
 
     def _look_at(self, late: float) -> None:
         beat = self.beat

@@ -45,7 +45,8 @@ class Shortcut:
     def __init__(self, watch: Watch, outlet: Outlet, inlet: Inlet, publisher: Publisher, pulse: Pulse) -> None:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
-        self._fault: tuple[Link | None, Exception] | None = None
+        self.fault: tuple[Link | None, Exception] | None = None
+        """What a caller has met in the thread's place, over which link; the thread raises it (`raise_fault`)."""
         self._tried_at = self._is_hot_until = float("-inf")
         self._watch = watch
         self._outlet = outlet
@@ -78,8 +79,8 @@ class Shortcut:
 
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
-        if self._fault is not None:
-            (where, fault), self._fault = self._fault, None
+        if self.fault is not None:
+            (where, fault), self.fault = self.fault, None
             if where is link:
                 raise fault
 
@@ -90,10 +91,10 @@ class Shortcut:
         try:
             return link is not None and work(link, native.monotonic())
         except (OSError, EOFError, FrameError, MalformedValue, Refused) as exc:
-            self._fault = link, exc  # the thread raises it, and knows what follows
+            self.fault = link, exc  # the thread raises it, and knows what follows
             return False
         except BaseException:
-            self._fault = link, EOFError("given up: a caller was interrupted in the thread's place")
+            self.fault = link, EOFError("given up: a caller was interrupted in the thread's place")
             self._watch.rouse()
             raise
         finally:

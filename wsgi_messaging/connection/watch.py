@@ -37,7 +37,8 @@ class Watch:
         self._deputy_poller = native.poll()
         self._wake_up: native.WakeUp | None = None
         self._is_asleep = False
-        self._awaits_writing = False
+        self.awaits_writing = False
+        """True while the sleep ends when the socket can be written, too."""
         self._turn = native.allocate_lock()
         self._turn.acquire()
         self.sleeps_until = 0.0
@@ -79,14 +80,13 @@ class Watch:
 
     def await_writing(self, sock: native.Socket, wanted: bool) -> None:
         """Whether the sleep is to end when the socket can be written."""
-        if wanted is not self._awaits_writing:
-            self._awaits_writing = wanted
-            self._poller.modify(sock.fileno(), native.POLLIN | (native.POLLOUT if wanted else 0))
+        self.awaits_writing = wanted
+        self._poller.modify(sock.fileno(), native.POLLIN | (native.POLLOUT if wanted else 0))
 
     def remove(self, sock: native.Socket) -> None:
         self._poller.unregister(sock.fileno())
         self._deputy_poller.unregister(sock.fileno())
-        self._awaits_writing = False
+        self.awaits_writing = False
 
     def fall_asleep(self, until: float, *, on_standby: bool = False) -> None:
         """From now on callers wake the thread; look for work between this and `sleep`.
@@ -115,8 +115,8 @@ class Watch:
         self.deputy = 0
         self._turn.release()
 
-    def sleep(self, wait_ms: int) -> list[int]:
-        """The descriptors that have something, after `wait_ms` at the latest.
+    def sleep(self, wait_ms: int) -> bool:
+        """True when the socket has something, after `wait_ms` at the latest.
 
         A wake-up is taken whenever it is there: it may come after what it woke us for.
         """
@@ -125,10 +125,14 @@ class Watch:
         poller = self._standby_poller if self.is_on_standby else self._poller
         self._turn.release()
         try:
-            ready = [descriptor for descriptor, _events in poller.poll(wait_ms)]
+            ready = poller.poll(wait_ms)
         finally:
             self._is_asleep = self.is_on_standby = False
             self._turn.acquire()
-        if ready and self._wake_up is not None and self._wake_up.fileno() in ready:
-            self._wake_up.drain()
-        return ready
+        has_socket = False
+        for descriptor, _events in ready:
+            if self._wake_up is not None and descriptor == self._wake_up.fileno():
+                self._wake_up.drain()
+            else:
+                has_socket = True
+        return has_socket

@@ -52,21 +52,14 @@ class Instrument(Protocol):
         """Around one method of an endpoint, with one notification or, where it takes batches, several."""
 
 
-_NOTHING: Mapping[str, str] = {}
+_NO_KEYS: AbstractContextManager[Mapping[str, str]] = nullcontext({})
 
 
 def requesting(
     instrument: Instrument | None, operation: str, topic: str, method: str
 ) -> AbstractContextManager[Mapping[str, str]]:
     """`Instrument.requesting`, where there may be none."""
-    return nullcontext(_NOTHING) if instrument is None else instrument.requesting(operation, topic, method)
-
-
-def serving(
-    instrument: Instrument | None, topic: str, method: str, context: Mapping[str, Any]
-) -> AbstractContextManager[None]:
-    """`Instrument.serving`, where there may be none."""
-    return nullcontext() if instrument is None else instrument.serving(topic, method, context)
+    return _NO_KEYS if instrument is None else instrument.requesting(operation, topic, method)
 
 
 def notifying(
@@ -74,5 +67,5 @@ def notifying(
 ) -> AbstractContextManager[Mapping[str, str]]:
     """`Instrument.notifying`, where there may be none."""
     if instrument is None:
-        return nullcontext(_NOTHING)
+        return _NO_KEYS
     return instrument.notifying(exchange, routing_keys, event_type, message_id)

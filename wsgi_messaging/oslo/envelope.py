@@ -23,7 +23,6 @@ import json
 import uuid
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -68,30 +67,26 @@ def header(expiration_ms: int | None = None) -> bytes:
 
 
 _PLAIN = header()
-_decode = json.JSONDecoder().decode
+_DECODER = json.JSONDecoder()
 
 
-class Opened(NamedTuple):
-    """A message out of its envelope."""
+def opened(raw_header: bytes, body: bytes, max_bytes: int) -> tuple[Json, float | None]:
+    """The inner message, and the seconds that it was good for when it was sent, if it says so: the property
+    `expiration`, which the broker counts down, not we.
 
-    inner: Json
-    expires_after: float | None = None
-    """Seconds that it was good for when it was sent (the property `expiration`); the broker counts them, not we."""
-
-
-def opened(raw_header: bytes, body: bytes, max_bytes: int) -> Opened:
-    """The inner message. `max_bytes` bounds a compressed body's size. Raises: `MalformedMessage`."""
+    `max_bytes` bounds a compressed body's size. Raises: `MalformedMessage`.
+    """
     if raw_header == _PLAIN:
-        return Opened(_inner(body))
+        return _inner(body), None
     properties = _checked_properties(raw_header)
     if properties.get("headers"):
         body = _plain_body(properties["headers"], body, max_bytes)
-    return Opened(_inner(body), _seconds(properties.get("expiration")))
+    return _inner(body), _seconds(properties.get("expiration"))
 
 
 def read(raw_header: bytes, body: bytes, max_bytes: int) -> Json:
     """The inner message alone; else as `opened`."""
-    return opened(raw_header, body, max_bytes).inner
+    return opened(raw_header, body, max_bytes)[0]
 
 
 def _seconds(expiration: str | None) -> float | None:
@@ -157,7 +152,13 @@ def _inflated(body: bytes, max_bytes: int) -> bytes:
 
 def _parsed(text: str | bytes) -> Any:
     try:
-        return _decode(text if isinstance(text, str) else text.decode())
+        if not isinstance(text, str):
+            text = text.decode()
+        if text.startswith("{"):  # as nearly all do: no look for white space around it
+            value, end = _DECODER.raw_decode(text)
+            if end == len(text):
+                return value
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as exc:
         raise MalformedMessage(f"not JSON: {exc}") from exc
 
@@ -168,7 +169,7 @@ def wrap(inner: Json) -> bytes:
         text = _encode(inner)
     except Exception as exc:  # noqa: BLE001  (`primitive` runs code of the values)
         raise InvalidMessage(f"not JSON: {type(exc).__name__}: {exc}") from exc
-    return f'{{"oslo.version": "{VERSION}", "oslo.message": {json.dumps(text)}}}'.encode()
+    return f'{{"oslo.version": "{VERSION}", "oslo.message": {_quoted(text)}}}'.encode()
 
 
 # Values.
@@ -209,6 +210,7 @@ def primitive(value: Any) -> Any:
 
 
 _encode = json.JSONEncoder(default=primitive).encode
+_quoted = json.JSONEncoder().encode
 
 
 # Requests.
@@ -271,7 +273,7 @@ def context_items(context: Any) -> Mapping[str, Any]:
     """A context as a mapping: one itself, or an object that offers `to_dict()`. Raises: `InvalidMessage`."""
     if context is None:
         return {}
-    if isinstance(context, Mapping):
+    if isinstance(context, (dict, Mapping)):
         return context
     to_dict = getattr(context, "to_dict", None)
     if to_dict is None:
@@ -304,8 +306,10 @@ def read_request(inner: Json, expires_after: float | None = None) -> Request:
 
 
 def _identifier(value: Any) -> str | None:
-    is_usable = isinstance(value, str) and 0 < len(value.encode("utf-8", "replace")) <= _LONGEST_ID
-    return value if is_usable and value.isprintable() else None
+    if not isinstance(value, str) or not value.isprintable():
+        return None
+    size = len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+    return value if 0 < size <= _LONGEST_ID else None
 
 
 def _beat_every(monitor: Any) -> float | None:
@@ -320,8 +324,7 @@ def _beat_every(monitor: Any) -> float | None:
 # Replies.
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply, or a sign of life: one with neither result nor failure nor end."""
 
     msg_id: str

@@ -29,7 +29,7 @@ from ..runtime.waiting import Completion
 from ..transport import Transport
 from . import versions, wire
 from .replies import Inbox, Replies, replies_of
-from .serializer import NoOpSerializer, Serializer
+from .serializer import Serializer
 from .target import Target
 
 _NOT_FOUND, _NO_ROUTE = 404, 312
@@ -74,7 +74,7 @@ class RPCClient:
         self.retry = retry
         self.call_monitor_timeout = call_monitor_timeout
         self.confirm = confirm
-        self._serializer = serializer or NoOpSerializer()
+        self._serializer = serializer
         self._allowed = frozenset(allowed_remote_exmods)
         self._check()
 
@@ -207,7 +207,7 @@ class RPCClient:
             )
             body = self._encoded(ctxt, method, kwargs, call.msg_id, trace, keys)
             result = call.carry_out(body, envelope.header(max(0, int((deadline - start) * 1000))))
-        return self._serializer.deserialize_entity(ctxt, result)
+        return result if self._serializer is None else self._serializer.deserialize_entity(ctxt, result)
 
     def _encoded(
         self,
@@ -221,11 +221,13 @@ class RPCClient:
         target, serializer = self.target, self._serializer
         if not versions.is_compatible(self.version_cap, target.version):
             raise versions.RPCVersionCapError(target.version, str(self.version_cap))
-        args = {name: serializer.serialize_entity(ctxt, value) for name, value in kwargs.items()}
+        if serializer is not None:
+            kwargs = {name: serializer.serialize_entity(ctxt, value) for name, value in kwargs.items()}
+            ctxt = serializer.serialize_context(ctxt)
         return envelope.request(
             method,
-            args,
-            {**envelope.context_items(serializer.serialize_context(ctxt)), **trace},
+            kwargs,
+            {**envelope.context_items(ctxt), **trace} if trace else ctxt,
             unique_id=unique_id,
             namespace=target.namespace,
             version=target.version,

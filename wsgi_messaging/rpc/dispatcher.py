@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigurationError, MessagingError
 from ..oslo.envelope import Request
 from .access import DefaultRPCAccessPolicy, RPCAccessPolicy
-from .serializer import NoOpSerializer, Serializer
+from .serializer import Serializer
 from .target import Target
 from .versions import is_compatible
 
@@ -97,9 +97,13 @@ class RPCDispatcher:
         self._policy = policy() if isinstance(policy, type) else policy
         if not callable(getattr(self._policy, "is_allowed", None)):
             raise ConfigurationError(f"access_policy: {policy!r} has no is_allowed()")
-        self._serializer = serializer or NoOpSerializer()
+        self._serializer = serializer
         every = [*endpoints, *([_PingEndpoint()] if ping else [])]
-        self._endpoints = [(endpoint, _target_of(endpoint)) for endpoint in every]
+        targets = [_target_of(endpoint) for endpoint in every]
+        self._endpoints = [
+            (endpoint, tuple(target.accepted_namespaces), target.version or "1.0")
+            for endpoint, target in zip(every, targets, strict=True)
+        ]
 
     def dispatch(self, request: Request) -> Any:
         """The method's result, serialized.
@@ -111,6 +115,8 @@ class RPCDispatcher:
         if not isinstance(request.args, dict):
             raise TypeError(f"args: expected an object, not {type(request.args).__name__}")
         serializer = self._serializer
+        if serializer is None:
+            return method(request.context, **request.args)
         ctxt = serializer.deserialize_context(request.context)
         args = {name: serializer.deserialize_entity(ctxt, value) for name, value in request.args.items()}
         return serializer.serialize_entity(ctxt, method(ctxt, **args))
@@ -120,10 +126,8 @@ class RPCDispatcher:
         if not isinstance(name, str):
             raise TypeError(f"method: expected a name, not {type(name).__name__}")
         has_version = False
-        for endpoint, target in self._endpoints:
-            if request.namespace not in target.accepted_namespaces:
-                continue
-            if not is_compatible(target.version or "1.0", request.version):
+        for endpoint, namespaces, version in self._endpoints:
+            if request.namespace not in namespaces or not is_compatible(version, request.version):
                 continue
             has_version = True
             if hasattr(endpoint, name) and self._policy.is_allowed(endpoint, name):

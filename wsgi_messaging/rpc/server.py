@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 from ..connection.consuming import Delivered
 from ..connections import Connections
 from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError
-from ..observe.instrument import serving
 from ..oslo import envelope
 from ..oslo.envelope import Request
 from ..runtime import deadlines, native
@@ -34,7 +34,7 @@ from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError
 from .duplicates import SeenIds
 from .executor import Pool
 from .flags import QueueFlags, explained
-from .monitoring import Beating
+from .monitoring import begin_to_beat
 from .replying import Replier
 from .serializer import Serializer
 from .target import Target
@@ -224,18 +224,22 @@ class RPCServer:
         done = partial(wire.acknowledge, running.connections, delivered) if self._is_late else _nothing
         error: BaseException | None = None
         result = None
-        with deadlines.deadline_at(until), Beating(running.timer, running.replier, request):
-            try:
-                with serving(self.transport.instrument, self.target.topic or "", str(request.method), request.context):
-                    result = self._dispatcher.dispatch(request)
-            except ExpectedException as exc:
-                error = exc.exception
-            except RPCDispatcherError as exc:
-                logger.info("%r: %s", self, exc)
-                error = exc
-            except (Exception, SystemExit) as exc:
-                logger.exception("%r: %.100r failed", self, request.method)
-                error = exc
+        beating = begin_to_beat(running.timer, running.replier, request)
+        token = deadlines.begin_at(until)
+        try:
+            result = self._execute(request)
+        except ExpectedException as exc:
+            error = exc.exception
+        except RPCDispatcherError as exc:
+            logger.info("%r: %s", self, exc)
+            error = exc
+        except (Exception, SystemExit) as exc:
+            logger.exception("%r: %.100r failed", self, request.method)
+            error = exc
+        finally:
+            deadlines.end(token)
+            if beating is not None:
+                beating.end()
         self._counts.executed += 1
         self._counts.failed += error is not None
         if not request.is_call:
@@ -244,6 +248,13 @@ class RPCServer:
             running.replier.reply(request, result, until, done)
         else:
             running.replier.fail(request, error, until, done)
+
+    def _execute(self, request: Request) -> Any:
+        instrument = self.transport.instrument
+        if instrument is None:
+            return self._dispatcher.dispatch(request)
+        with instrument.serving(self.target.topic or "", str(request.method), request.context):
+            return self._dispatcher.dispatch(request)
 
 
 def _until(request: Request, received_at: float, now: float) -> float | None:

@@ -23,9 +23,9 @@ class RPCVersionCapError(MessagingError):
 def is_compatible(have: str | None, want: str | None) -> bool:
     """True when one who has `have` can serve a request for `want`; no `have` means any, no `want` means none.
 
-    Raises: `ValueError` for a text that is no version.
+    `have` was `checked`. Raises: `ValueError` when `want` is no version.
     """
-    if have is None:
+    if have is None or have == want:
         return True
     if want is None:
         return False
@@ -51,7 +51,8 @@ def _parsed(version: str) -> tuple[int, int, int]:
 def checked(name: str, version: str | None) -> str | None:
     """A version from a setting. Raises: `ConfigurationError`, naming the setting."""
     try:
-        is_compatible(version, version)
+        if version is not None:
+            _numbers(version)
     except ValueError as exc:
         raise ConfigurationError(f"{name}: {exc}") from exc
     return version

@@ -14,7 +14,6 @@ from functools import partial
 
 from ..connection import codec, frames, topology
 from ..connection.consuming import Delivered, Sink, Subscription
-from ..connection.loop import Loop
 from ..connection.pending import Outgoing
 from ..connection.state import State
 from ..connection.topology import Declaration
@@ -140,12 +139,7 @@ def requeue(connections: Connections, delivered: Delivered) -> None:
 def _settle(connections: Connections, delivered: Delivered, method: int, flag: bool, is_alone: bool = False) -> None:
     loop = connections.peek(CONSUME)
     if loop is not None:
-        loop.order(lambda _now: _settled(loop, delivered, method, flag), is_alone=is_alone)
-
-
-def _settled(loop: Loop, delivered: Delivered, method: int, flag: bool) -> bytes:
-    tag = codec.read_delivery_tag(delivered.inbound.arguments)
-    return loop.consumers.settle(delivered, method, codec.arguments("Lb", tag, flag))
+        loop.order(partial(loop.consumers.settle, delivered, method, flag), is_alone=is_alone)
 
 
 def declare(connections: Connections, declaration: Declaration, deadline: float) -> None:

@@ -8,7 +8,7 @@ Layer 1: imports runtime.native.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
@@ -17,9 +17,8 @@ from . import native
 _ends_at: ContextVar[float | None] = ContextVar("wsgi_messaging_ends_at", default=None)
 
 
-def ends_at() -> float | None:
-    """The point in time (monotonic) at which the current work is no longer wanted; None when nobody said."""
-    return _ends_at.get()
+ends_at: Callable[[], float | None] = _ends_at.get
+"""The point in time (monotonic) at which the current work is no longer wanted; None when nobody said."""
 
 
 def remaining_time() -> float | None:
@@ -33,7 +32,12 @@ def begin(seconds: float | None) -> Token[float | None]:
 
     For the middleware: a response may be produced after its function has returned, so there is no block to end it.
     """
-    return _ends_at.set(None if seconds is None else native.monotonic() + seconds)
+    return begin_at(None if seconds is None else native.monotonic() + seconds)
+
+
+def begin_at(end: float | None) -> Token[float | None]:
+    """As `begin`, for a point in time (monotonic)."""
+    return _ends_at.set(end)
 
 
 def end(token: Token[float | None]) -> None:
@@ -44,14 +48,8 @@ def end(token: Token[float | None]) -> None:
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
     """Within the block, calls end after `seconds` at the latest; never later than an outer deadline."""
-    with deadline_at(None if seconds is None else native.monotonic() + seconds):
-        yield
-
-
-@contextmanager
-def deadline_at(end: float | None) -> Iterator[None]:
-    """As `deadline`, for a point in time (monotonic)."""
     outer = _ends_at.get()
+    end = None if seconds is None else native.monotonic() + seconds
     token = _ends_at.set(outer if end is None else end if outer is None else min(end, outer))
     try:
         yield

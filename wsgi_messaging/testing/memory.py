@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -157,14 +158,12 @@ class _Subscriptions:
         return b""
 
     def acknowledge_soon(self, delivered: Delivered, _now: float) -> None:
-        arguments = codec.arguments("Lb", codec.read_delivery_tag(delivered.inbound.arguments), True)
-        self._broker.order(lambda _now: self.settle(delivered, frames.BASIC_ACK, arguments))
+        self._broker.order(partial(self.settle, delivered, frames.BASIC_ACK, True))
 
-    def settle(self, delivered: Delivered, method: int, arguments: bytes) -> bytes:
+    def settle(self, delivered: Delivered, method: int, flag: bool, now: float) -> bytes:
         channel = self._channels.get(delivered.subscription)
         if channel is not None and delivered.generation == delivered.subscription.generation:
-            tag, flag = codec.read_arguments("Lb", arguments)
-            channel.settle(tag, method, flag, native.monotonic())
+            channel.settle(codec.read_delivery_tag(delivered.inbound.arguments), method, flag, now)
         return b""
 
 
