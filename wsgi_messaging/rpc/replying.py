@@ -43,6 +43,7 @@ class Replier:
     """Publishes the replies of one server. Threads: any; nothing blocks but `wait`.
 
     `confirm`: each reply has a confirm of its own, for a server that acknowledges the request behind it.
+    `is_alone` tells that no other request is being executed, so that nobody gains from gathering replies.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Replier:
         connections: Connections,
         timer: Timer,
         *,
+        is_alone: Callable[[], bool] | None = None,
         with_traceback: bool = True,
         confirm: bool = False,
     ) -> None:
@@ -62,6 +64,7 @@ class Replier:
         self._timer = timer
         self._with_traceback = with_traceback
         self._confirm = confirm
+        self._is_alone = is_alone
         self._gone: OrderedDict[str, float] = OrderedDict()  # the publishing connection's thread's own
         self.is_ending = False
         self._open = 0
@@ -130,7 +133,7 @@ class Replier:
             on_done=sending.settled,
             mandatory=True,
             confirm=self._confirm,
-            is_alone=self._open == 1,
+            is_alone=self._is_alone is not None and self._is_alone(),
         )
 
     def again(self, sending: _Sending) -> None:
