@@ -62,14 +62,14 @@ def publish(transport: Transport, count: int = 1, queue: str = "nowhere", *, tim
 def stand_by(transport: Transport, elsewhere: Elsewhere) -> None:
     """Until the other thread reads its confirms itself."""
     reads: list[bool] = []
-    original = Shortcut._read_answer
+    original = Shortcut._read
 
     def counted(self: Shortcut, *arguments: object) -> bool:
         reads.append(original(self, *arguments))  # type: ignore[arg-type]
         return reads[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shortcut, "_read_answer", counted)
+        patch.setattr(Shortcut, "_read", counted)
         wait_until(lambda: elsewhere(lambda: publish(transport, 5)).result(10.0) and any(reads), 10.0, "a read")
 
 

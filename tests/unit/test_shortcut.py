@@ -63,7 +63,9 @@ class Desk:
         self.link: Any = SimpleNamespace(stream=self.stream)
         self.read: Callable[[], None] = lambda: None
         inlet: Any = SimpleNamespace(read=lambda _link: self.read())
-        self.shortcut = Shortcut(self.watch, self.outlet, inlet, self.publisher, Pulse(lambda _text: None))
+        self.consumers: Any = SimpleNamespace(due_at=lambda: float("inf"))
+        pulse = Pulse(lambda _text: None)
+        self.shortcut = Shortcut(self.watch, self.outlet, inlet, self.publisher, self.consumers, pulse)
         self.shortcut.link = self.link
         self.sleep()
         self.watch.give_turn()
@@ -309,6 +311,78 @@ def test_a_greenlet_does_not_wait_in_the_threads_place(
     answers.come()
     assert not desk.write("a")
     assert answers.reads == 0
+
+
+# A delivery that a caller waits for: the reply to a call.
+
+
+def read(desk: Desk, answers: Answers, seconds: float = LONG) -> tuple[object, float]:
+    """What a caller gets that waits until something was read, and how long it took."""
+    began_at = native.monotonic()
+    result = elsewhere(lambda: desk.shortcut.read(lambda: answers.reads, began_at + seconds))
+    return result, native.monotonic() - began_at
+
+
+def test_a_delivery_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    answers.come()
+    assert read(desk, answers)[0] is True
+    assert desk.watch.take_turn(), "the turn was given back"
+
+
+def test_a_delivery_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
+    answers.come()
+    assert read(desk, answers)[0] is False and answers.reads == 0
+
+
+def test_no_delivery_is_read_on_the_main_thread(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    answers.come()
+    assert not desk.shortcut.read(lambda: answers.reads, float("inf")) and answers.reads == 0
+
+
+def test_a_greenlet_reads_no_delivery(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.sleep(on_standby=True)
+    monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
+    answers.come()
+    assert read(desk, answers)[0] is False and answers.reads == 0
+    assert not desk.shortcut.is_hot(native.monotonic())
+
+
+def test_a_delivery_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    result, took = read(desk, answers)
+    assert result is False and READ_WITHIN * 0.9 <= took < LONG
+
+
+def test_a_delivery_is_not_read_beyond_the_callers_time(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    desk.sleep(on_standby=True)
+    result, took = read(desk, answers, 0.05)
+    assert result is False and took < LONG / 2
+
+
+def test_acknowledgements_that_fall_due_in_its_sleep_are_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    desk.consumers.due_at = lambda: native.monotonic() + 1.0
+    answers.come()
+    assert read(desk, answers)[0] is False and answers.reads == 1
+    desk.consumers.due_at = lambda: desk.watch.sleeps_until
+    answers.come()
+    answers.reads = 0
+    assert read(desk, answers)[0] is True, "it wakes in time"
+
+
+def test_calls_that_follow_each_other_have_the_thread_stand_by(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
+    read(desk, answers, 0.0)
+    assert not desk.shortcut.is_hot(native.monotonic())
+    read(desk, answers, 0.0)
+    assert desk.shortcut.is_hot(native.monotonic())
 
 
 # Orders: an acknowledgement, mostly.

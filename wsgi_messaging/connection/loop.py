@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import Closed, MessagingError, Unavailable
@@ -52,7 +52,7 @@ class Loop:
     """One connection and its thread, in one process.
 
     Threads: the methods down to `status` are for any thread, greenlet or signal handler; they take no lock and never
-    wait, except `join`. The rest is the thread's own.
+    wait, except `join` and `attend`. The rest is the thread's own.
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class Loop:
         self.ended = Completion()
         self._outlet = Outlet(self.publisher)
         self.outbox = self._outlet.outbox
-        """The messages that wait to be sent."""
         self._pulse = Pulse(self._warn)
         self._orders: deque[Order] = deque()
         self._channels = channels
@@ -88,7 +87,7 @@ class Loop:
         self._link: Link | None = None
         self.watch = Watch()
         self._inlet = Inlet(channels, self._outlet, self._pulse, self._on_connection)
-        self._shortcut = Shortcut(self.watch, self._outlet, self._inlet, self.publisher, self._pulse)
+        self._shortcut = Shortcut(self.watch, self._outlet, self._inlet, self.publisher, self.consumers, self._pulse)
         self._opening: native.Socket | None = None
         self._own_ident = -1
         self._thread = native.NativeThread(thread_name, self._run)
@@ -109,6 +108,11 @@ class Loop:
         if not (is_alone and not self._orders and self._shortcut.carry_out(order)):
             self._orders.append(order)
             self.watch.wake()
+
+    def attend(self, is_there: Callable[[], object], until: float, *, is_alone: bool) -> None:
+        """Somebody begins to wait for a delivery: who is alone reads until it `is_there`, if it can."""
+        if not (is_alone and self._shortcut.read(is_there, until)):
+            self.watch.end_standby()
 
     def open(self) -> None:
         """Start the thread, which connects. Raises: `Unavailable` when the interpreter starts no thread now."""
@@ -330,6 +334,8 @@ class Loop:
             until = min(until, now + SWEEP_EVERY)
         stands_by = self._shortcut.is_hot(now) and not wants_write and self._awaits_nothing
         self.watch.fall_asleep(until, on_standby=stands_by)
+        if stands_by and not self._awaits_nothing:  # somebody has begun to wait, and did not see it stand by
+            stands_by = self.watch.is_on_standby = False
         until = min(until, now + STANDBY_FOR) if stands_by else until
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
         is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
@@ -340,7 +346,7 @@ class Loop:
     def _awaits_nothing(self) -> bool:
         """True when the broker owes nobody an answer or a delivery."""
         is_open = self.state is State.READY and self._close_by is None
-        return is_open and not (self.publisher.in_flight or self.control.is_busy or len(self.consumers))
+        return is_open and not (self.publisher.in_flight or self.control.is_busy or self.consumers.are_awaited)
 
     def _on_connection(self, link: Link, inbound: Inbound) -> bytes:
         """React to a method on channel 0."""

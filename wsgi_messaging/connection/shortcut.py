@@ -2,7 +2,8 @@
 
 Who is alone gains nothing from being gathered with others, and loses the time until the thread has woken and been
 given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself. The thread then stands
-by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too. Whatever else is
+by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too: its confirm, or
+on the connection that consumes the reply to its call. Whatever else is
 wanted meanwhile (another caller, a beat, an answer that takes long) ends this, and the thread does all as ever.
 
 Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
@@ -21,6 +22,7 @@ from ..runtime import native
 from ..runtime.waiting import waits_in_a_hub
 from .channels import Refused
 from .codec import MalformedValue
+from .consuming import Consumers
 from .frames import FrameError
 from .inlet import Inlet
 from .link import Link
@@ -40,9 +42,11 @@ Order = Callable[[float], bytes | None]
 
 
 class Shortcut:
-    """One connection's. `write` and `carry_out` are for any thread, the rest for the connection's."""
+    """One connection's. `write`, `read` and `carry_out` are for any thread, the rest for the connection's."""
 
-    def __init__(self, watch: Watch, outlet: Outlet, inlet: Inlet, publisher: Publisher, pulse: Pulse) -> None:
+    def __init__(
+        self, watch: Watch, outlet: Outlet, inlet: Inlet, publisher: Publisher, consumers: Consumers, pulse: Pulse
+    ) -> None:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
         self.fault: tuple[Link | None, Exception] | None = None
@@ -52,6 +56,7 @@ class Shortcut:
         self._outlet = outlet
         self._inlet = inlet
         self._publisher = publisher
+        self._consumers = consumers
         self._pulse = pulse
 
     def write(self, entry: Outgoing) -> bool:
@@ -61,11 +66,20 @@ class Shortcut:
         """
         if native.is_main_thread():
             return False
-        now = native.monotonic()
-        if now - self._tried_at < STANDBY_FOR:
-            self._is_hot_until = now + STANDBY_FOR
-        self._tried_at = now
+        self._look_out_for_more()
         return self._in_its_place(lambda link, now: self._write_message(link, now, entry))
+
+    def read(self, is_there: Callable[[], object], until: float) -> bool:
+        """Read what comes until `is_there()`, if the thread stands by.
+
+        False when it has not come by `until`, or left something to do for the connection's thread.
+        """
+        if native.is_main_thread() or waits_in_a_hub():
+            return False
+        self._look_out_for_more()
+        return self._in_its_place(
+            lambda link, now: self._watch.is_on_standby and self._read(link, now, is_there, until)
+        )
 
     def carry_out(self, order: Order) -> bool:
         """Do it, and write what it gives; False when it was not done."""
@@ -83,6 +97,12 @@ class Shortcut:
             (where, fault), self.fault = self.fault, None
             if where is link:
                 raise fault
+
+    def _look_out_for_more(self) -> None:
+        now = native.monotonic()
+        if now - self._tried_at < STANDBY_FOR:
+            self._is_hot_until = now + STANDBY_FOR
+        self._tried_at = now
 
     def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool:
         if not self._watch.take_turn():
@@ -106,19 +126,22 @@ class Shortcut:
         self._pulse.wrote(now)
         if self._publisher.due_at() < self._watch.sleeps_until:
             return False
-        return not self._watch.is_on_standby or self._read_answer(link, entry, now)
-
-    def _read_answer(self, link: Link, entry: Outgoing, now: float) -> bool:
-        """False when the answer has not come, or left something to do."""
+        if not self._watch.is_on_standby:
+            return True
         if not entry.confirm or waits_in_a_hub():
             return False
-        until = min(now + READ_WITHIN, self._watch.sleeps_until, entry.deadline)
-        while not entry.is_done:
+        return self._read(link, now, lambda: entry.is_done, entry.deadline)
+
+    def _read(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
+        """As `read`, in the thread's place."""
+        until = min(now + READ_WITHIN, self._watch.sleeps_until, until)
+        while not is_there():
             wait_ms = int((until - native.monotonic()) * 1000)
             if wait_ms <= 0 or not self._watch.wait_for_socket(wait_ms):
                 return False
             self._inlet.read(link)
-        return self._outlet.has_nothing and not (link.stream.has_pending or link.stream.wants_write)
+        is_all_read = self._outlet.has_nothing and not (link.stream.has_pending or link.stream.wants_write)
+        return is_all_read and self._consumers.due_at() >= self._watch.sleeps_until
 
     def _write_answer(self, link: Link, now: float, order: Order) -> bool:
         if not self._outlet.has_nothing:

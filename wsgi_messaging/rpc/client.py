@@ -312,6 +312,7 @@ class _Call:
         def settled(entry: Outgoing) -> None:
             if entry.error is not None:
                 inbox.put(entry.error)
+                self._replies.disturb()
 
         return wire.publish(
             self._connections,
@@ -331,6 +332,8 @@ class _Call:
         monitor = self._client.call_monitor_timeout or float("inf")
         quiet_until = native.monotonic() + monitor
         kept = None
+        if self._client.retry != 0:
+            self._replies.attend(inbox, min(self._deadline, quiet_until))
         try:
             while True:
                 item = self._next(inbox, entry, min(self._deadline, quiet_until))

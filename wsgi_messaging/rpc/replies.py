@@ -121,6 +121,22 @@ class Replies:
         self._calls[msg_id] = inbox
         return inbox
 
+    def attend(self, inbox: Inbox, until: float) -> None:
+        """Before a call waits for its first reply. Blocks: not beyond `until`."""
+        feed = self._feed
+        if feed is not None:
+            feed.attend(inbox.__len__, until, is_alone=self.is_one_awaited)
+
+    def disturb(self) -> None:
+        """Something else than a reply was put into an inbox, whose owner may be reading."""
+        feed = self._feed
+        if feed is not None:
+            feed.disturb()
+
+    def _is_one_missing(self) -> bool:
+        """True while a call waits, or its probe does."""
+        return self._probe is not None or not all(map(len, list(self._calls.values())))
+
     def forget(self, msg_id: str) -> None:
         """Nobody waits for it any more."""
         self._calls.pop(msg_id, None)
@@ -170,7 +186,15 @@ class Replies:
             arguments={"x-expires": EXPIRES_MS},
         )
         self._connections.topology.record(declaration)
-        feed = wire.Feed(self._connections, self.queue, self, prefetch=PREFETCH, on_change=self._changed, declares=True)
+        feed = wire.Feed(
+            self._connections,
+            self.queue,
+            self,
+            prefetch=PREFETCH,
+            on_change=self._changed,
+            is_awaited=self._is_one_missing,
+            declares=True,
+        )
         feed.start()
         return feed
 

@@ -71,9 +71,11 @@ class Feed:
         *,
         prefetch: int,
         on_change: Callable[[], None],
+        is_awaited: Callable[[], bool] | None = None,
         declares: bool = False,
     ) -> None:
-        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up."""
+        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up. `is_awaited`
+        tells whether somebody waits for a delivery, where none comes unasked."""
         self._connections = connections
         self._subscription = Subscription(
             queue,
@@ -81,6 +83,7 @@ class Feed:
             prefetch=prefetch,
             mailbox=sink,
             notify=on_change,
+            is_awaited=is_awaited,
             declares=declares,
         )
         self._loop = connections.loop(CONSUME)
@@ -102,6 +105,17 @@ class Feed:
     def error(self) -> MessagingError | None:
         """Why it was given up; it will not come back."""
         return self._subscription.error
+
+    def attend(self, is_there: Callable[[], object], until: float, *, is_alone: bool) -> None:
+        """The caller begins to wait for a delivery: while it is alone it may read for itself, until `is_there()`.
+
+        Blocks: for 0.1 s at most, and not beyond `until`.
+        """
+        self._loop.attend(is_there, until, is_alone=is_alone)
+
+    def disturb(self) -> None:
+        """Have nobody read for itself just now: something else has come that it waits for."""
+        self._loop.watch.end_standby()
 
     def stop(self) -> None:
         """Have no more delivered; what was delivered can still be settled."""

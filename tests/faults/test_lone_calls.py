@@ -1,0 +1,257 @@
+"""A lone caller reads the reply to its call in the place of the thread of the consuming connection.
+
+What must not come of it: an error that is told late, a second caller who waits for the first, a call that outlives its
+time, a thread that stands by while somebody waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.harness.proxy import DOWN, FaultProxy
+from tests.harness.secret import dev_broker
+from tests.harness.waiting import wait_until
+from wsgi_messaging import Closed, ReplyTimeout, RPCClient, RPCServer, Settings, Target, Transport, Unroutable
+from wsgi_messaging.connection import consuming, loop, shortcut
+from wsgi_messaging.connection.shortcut import Shortcut
+from wsgi_messaging.devbroker import DevBroker
+from wsgi_messaging.lifetime import CONSUME
+from wsgi_messaging.rpc.replies import replies_of
+
+LONG = 20.0
+HEARTBEAT = 1.0
+
+Elsewhere = Callable[[Callable[[], object]], "Future[object]"]
+
+
+class Endpoint:
+    """What is called: it answers, or waits until it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+
+    def add(self, _context: object, a: int, b: int) -> int:
+        return a + b
+
+    def wait(self, _context: object) -> str:
+        self.may_answer.wait(LONG)
+        return "waited"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    """Has something done on the one other thread."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit
+
+
+@pytest.fixture
+def broker() -> Iterator[DevBroker]:
+    with dev_broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def endpoint(broker: DevBroker) -> Iterator[Endpoint]:
+    """Served, over a transport of its own."""
+    made = Endpoint()
+    with Transport(broker.url) as transport:
+        RPCServer(transport, Target(topic="lone", server="s"), [made]).start()
+        yield made
+        made.may_answer.set()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but what is tested ends a standing by, or a reading, within the time of the test."""
+    monkeypatch.setattr(loop, "STANDBY_FOR", LONG)
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    monkeypatch.setattr(consuming, "ACK_WITHIN", LONG)
+
+
+def client_of(transport: Transport, topic: str = "lone") -> RPCClient:
+    return RPCClient(transport, Target(topic=topic), timeout=LONG)
+
+
+def add(client: RPCClient, count: int = 5) -> float:
+    """The longest that one of so many calls took."""
+    longest = 0.0
+    for number in range(count):
+        began_at = time.monotonic()
+        assert client.call({}, "add", a=number, b=1) == number + 1
+        longest = max(longest, time.monotonic() - began_at)
+    return longest
+
+
+def consuming_loop(client: RPCClient) -> loop.Loop:
+    found = client.transport.connections().peek(CONSUME)
+    assert found is not None
+    return found
+
+
+def stand_by(client: RPCClient, elsewhere: Elsewhere) -> None:
+    """Until the other thread reads its replies itself."""
+    reads: list[object] = []
+    original = Shortcut.read
+
+    def counted(self: Shortcut, *arguments: Any) -> bool:
+        reads.append(original(self, *arguments))
+        return bool(reads[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shortcut, "read", counted)
+        wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and any(reads), 10.0, "a read")
+
+
+def reading(client: RPCClient) -> Callable[[], bool]:
+    """Tells whether a caller is in the place of the consuming thread."""
+    return lambda: bool(consuming_loop(client).watch.deputy)
+
+
+def test_most_replies_are_read_by_the_caller(broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere) -> None:
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        watch = consuming_loop(client).watch
+        readers: list[int] = []
+        read = consuming_loop(client)._inlet.read
+
+        def noted(link: Any) -> None:
+            readers.append(watch.deputy)
+            read(link)
+
+        consuming_loop(client)._inlet.read = noted  # type: ignore[method-assign]
+        elsewhere(lambda: add(client, 200)).result(LONG)
+        assert len([reader for reader in readers if reader]) > 100, f"{len(readers)} reads"
+
+
+def test_nobody_serves_is_told_at_once(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
+) -> None:
+    """The broker's answer comes over the other connection."""
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        began_at = time.monotonic()
+        failed = elsewhere(lambda: client_of(transport, "nobody").call({}, "add", a=1, b=1)).exception(LONG)
+        assert isinstance(failed, Unroutable)
+        assert time.monotonic() - began_at < LONG / 4
+
+
+def test_a_second_call_does_not_wait_for_the_first(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
+) -> None:
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        first = elsewhere(lambda: client.call({}, "wait"))
+        wait_until(reading(client), 5.0, "the first one, in the thread's place")
+        with ThreadPoolExecutor(1) as another:
+            assert float(another.submit(lambda: add(client)).result(LONG)) < LONG / 4
+            assert not first.done()
+            endpoint.may_answer.set()
+            assert first.result(LONG / 4) == "waited"
+
+
+def test_the_main_thread_waits_for_nobody(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
+) -> None:
+    """It never reads for itself, so the thread must not stand by any longer."""
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        assert add(client, 3) < LONG / 4
+
+
+def test_a_reply_that_takes_long_is_read_by_the_thread(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcut, "READ_WITHIN", 0.1)
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        working = elsewhere(lambda: client.call({}, "wait"))
+        wait_until(reading(client), 5.0, "the caller, in the thread's place")
+        wait_until(lambda: not reading(client)(), 5.0, "its end there")
+        endpoint.may_answer.set()
+        assert working.result(LONG / 4) == "waited"
+
+
+def test_closing_ends_a_call_that_reads(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
+) -> None:
+    transport = Transport(broker.url)
+    client = client_of(transport)
+    stand_by(client, elsewhere)
+    working = elsewhere(lambda: client.call({}, "wait"))
+    wait_until(reading(client), 5.0, "the caller, in the thread's place")
+    transport.close()
+    assert isinstance(working.exception(LONG / 4), Closed)
+
+
+def test_through_breaks_of_the_connection(proxy: FaultProxy, rabbitmq: Any, elsewhere: Elsewhere) -> None:
+    """On the real broker: every call is answered, and none takes long."""
+    with Transport(rabbitmq.url) as serving, Transport(proxy.url()) as transport:
+        server = RPCServer(serving, Target(topic="lone-breaks", server="s"), [Endpoint()])
+        server.start()
+        client = client_of(transport, "lone-breaks")
+        stand_by(client, elsewhere)
+        working = elsewhere(lambda: add(client, 1000))
+        for _ in range(4):
+            time.sleep(0.1)  # so that calls are under way again
+            proxy.cut()
+        assert float(str(working.result(60.0))) < 10.0
+        assert sum(status.reconnects for status in transport.status().connections) >= 2, "else nothing was tried"
+
+
+def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(
+    proxy: FaultProxy, rabbitmq: Any, elsewhere: Elsewhere
+) -> None:
+    with (
+        Transport(rabbitmq.url) as serving,
+        Transport(settings=Settings(url=proxy.url(), heartbeat=HEARTBEAT, app="lone")) as transport,
+    ):
+        RPCServer(serving, Target(topic="lone-hole", server="s"), [Endpoint()]).start()
+        client = client_of(transport, "lone-hole")
+        stand_by(client, elsewhere)
+        proxy.freeze(DOWN)
+        began_at = time.monotonic()
+        failed = elsewhere(lambda: client.prepare(timeout=1.2).call({}, "add", a=1, b=1)).exception(10.0)
+        assert isinstance(failed, ReplyTimeout)
+        assert time.monotonic() - began_at < 1.2 + 0.5
+        for pair in proxy.pairs:
+            assert pair.traffic["up"].largest_gap() < HEARTBEAT
+
+
+def test_who_begins_to_wait_as_the_thread_begins_to_stand_by_is_seen(
+    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked for callers, there was none; then one came and did not see it stand by; then it stood by."""
+    with Transport(broker.url) as transport:
+        client = client_of(transport)
+        stand_by(client, elsewhere)
+        watch, replies = consuming_loop(client).watch, replies_of(transport.connections())
+        fall_asleep, sleep = watch.fall_asleep, watch.sleep
+        slept: list[bool] = []
+
+        def raced(until: float, *, on_standby: bool = False) -> None:
+            if on_standby:
+                replies.expect("raced")
+            fall_asleep(until, on_standby=on_standby)
+
+        def noted(wait_ms: int) -> bool:
+            if replies.is_one_awaited:
+                slept.append(watch.is_on_standby)
+            return sleep(wait_ms)
+
+        monkeypatch.setattr(watch, "fall_asleep", raced)
+        monkeypatch.setattr(watch, "sleep", noted)
+        wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and slept, 10.0, "the race")
+        assert not any(slept)
