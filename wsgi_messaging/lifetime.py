@@ -93,7 +93,8 @@ class Lifetime:
             loop = self._loops.setdefault(role, made := self._make(role))
             if loop is made:
                 self._warn_about_settings(loop)
-        loop.journal.ensure_writer()
+        if native.is_patched():
+            loop.journal.ensure_writer()
         if loop.state is State.NEW:
             loop.open()
         if loop.is_own_thread():

@@ -238,7 +238,7 @@ class Transport:
             header,
             body,
             deadline=deadline,
-            notify=completion.set,
+            on_done=completion.set,
             mandatory=message.mandatory,
             may_repeat=message.retry != 0,
         )

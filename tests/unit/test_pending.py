@@ -16,7 +16,7 @@ Notified = list[str]
 def outgoing(name: str, notified: Notified | None = None, **changes: object) -> Outgoing:
     options: dict[str, object] = {
         "deadline": 10.0,
-        "notify": lambda: None if notified is None else notified.append(name),
+        "on_done": lambda _entry: None if notified is None else notified.append(name),
         "mandatory": True,
         "may_repeat": True,
         "wire": None,

@@ -146,7 +146,7 @@ def test_headers_beyond_a_frame_are_the_callers_error(desk: Desk) -> None:
         b"h" * 4077,
         b"body",
         deadline=10.0,
-        notify=lambda: None,
+        on_done=lambda _entry: None,
         mandatory=True,
         may_repeat=True,
         wire=b"wire",

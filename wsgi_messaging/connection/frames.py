@@ -122,7 +122,8 @@ class _Content:
         return not self.missing
 
     def finished(self, channel: int) -> Inbound:
-        body = None if self.is_too_large else b"".join(self.chunks)
+        chunks = self.chunks
+        body = None if self.is_too_large else chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return Inbound(channel, self.method, self.arguments, self.header or b"", body, self.size)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..errors import MessagingError
 
 
-def _nothing() -> None:
+def _nothing(_entry: Outgoing) -> None:
     """Whoever was to be told has been."""
 
 
@@ -38,7 +38,7 @@ class Outgoing:
         "maybe_sent",
         "method",
         "may_repeat",
-        "notify",
+        "on_done",
         "routing_key",
         "tries",
         "was_dropped",
@@ -54,7 +54,7 @@ class Outgoing:
         body: bytes,
         *,
         deadline: float,
-        notify: Callable[[], None],
+        on_done: Callable[[Outgoing], None],
         mandatory: bool,
         may_repeat: bool,
         wire: bytes | None,
@@ -66,7 +66,7 @@ class Outgoing:
         self.header = header
         self.body = body
         self.deadline = deadline
-        self.notify = notify
+        self.on_done = on_done
         self.mandatory = mandatory
         self.may_repeat = may_repeat
         self.wire = wire
@@ -85,8 +85,8 @@ class Outgoing:
                 error.maybe_sent = True
             self.error = error
             self.is_done = True
-            notify, self.notify = self.notify, _nothing  # it may know this message: no cycle is left behind
-            notify()
+            on_done, self.on_done = self.on_done, _nothing  # it may know this message: no cycle is left behind
+            on_done(self)
 
     def is_wanted(self, now: float) -> bool:
         """False when nobody waits for it any more, so that it need not be sent."""
@@ -130,8 +130,8 @@ class Confirms:
         if 0 < tag < last:  # 0 stands for all so far (AMQP 0-9-1, basic.ack)
             last = tag
         first, self._lowest_tag = self._lowest_tag, max(self._lowest_tag, last + 1)
-        found = (self._entries.pop(known, None) for known in range(first, last + 1))
-        return [entry for entry in found if entry is not None]
+        pop = self._entries.pop
+        return [entry for known in range(first, last + 1) if (entry := pop(known, None)) is not None]
 
     def returned(self, exchange: str, routing_key: str, body: bytes) -> Outgoing | None:
         """The message that came back unroutable; it stays here until its ack comes."""

@@ -37,7 +37,7 @@ _CONTEXT = "_context_"
 _ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii"})
 _COMPRESSED = ("application/x-gzip", "application/gzip")
 _USUAL = 64
-"""Octets of a property list that is like that of many other messages: they differ by the expiration only."""
+"""Octets of a property list that is worth to be kept for the next message."""
 _LONGEST_ID = 255
 """Octets of the longest name of a queue; ids are 32."""
 
@@ -78,10 +78,11 @@ def opened(raw_header: bytes, body: bytes, max_bytes: int) -> tuple[Json, float 
     """
     if raw_header == _PLAIN:
         return _inner(body), None
-    properties = _checked_properties(raw_header)
-    if properties.get("headers"):
-        body = _plain_body(properties["headers"], body, max_bytes)
-    return _inner(body), _seconds(properties.get("expiration"))
+    # Most property lists are like those of many other messages: they differ by the expiration only.
+    headers, expires_after = (_known if len(raw_header) <= _USUAL else _checked_properties)(raw_header)
+    if headers:
+        body = _plain_body(headers, body, max_bytes)
+    return _inner(body), expires_after
 
 
 def read(raw_header: bytes, body: bytes, max_bytes: int) -> Json:
@@ -109,12 +110,8 @@ def _inner(body: bytes) -> Json:
     return inner
 
 
-def _checked_properties(raw_header: bytes) -> Json:
-    """Not to be changed: the next message with the same properties gets them, too."""
-    return _known_properties(raw_header) if len(raw_header) <= _USUAL else _read_properties(raw_header)
-
-
-def _read_properties(raw_header: bytes) -> Json:
+def _checked_properties(raw_header: bytes) -> tuple[Json, float | None]:
+    """The headers, not to be changed, and the expiration."""
     try:
         properties = codec.read_properties(raw_header)
     except codec.MalformedValue as exc:
@@ -124,10 +121,10 @@ def _read_properties(raw_header: bytes) -> Json:
     encoding = properties.get("content_encoding") or "utf-8"
     if encoding.lower() not in _ENCODINGS:
         raise MalformedMessage(f"content_encoding {encoding!r:.60}; expected utf-8")
-    return properties
+    return properties.get("headers") or {}, _seconds(properties.get("expiration"))
 
 
-_known_properties = functools.lru_cache(maxsize=256)(_read_properties)
+_known = functools.lru_cache(maxsize=256)(_checked_properties)
 
 
 def _plain_body(headers: Json, body: bytes, max_bytes: int) -> bytes:

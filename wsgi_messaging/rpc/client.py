@@ -186,7 +186,10 @@ class RPCClient:
         """
         if self.target.fanout:
             raise ConfigurationError(f"fanout: a call has one reply, so it cannot go to all servers of {self.target}")
-        with requesting(self.transport.instrument, "call", self.target.topic or "", method) as trace:
+        transport = self.transport
+        if transport.instrument is None and not transport.is_one_shot:
+            return self._call(ctxt, method, kwargs, {})
+        with requesting(transport.instrument, "call", self.target.topic or "", method) as trace, transport.one_shot():
             return self._call(ctxt, method, kwargs, trace)
 
     def _call(self, ctxt: Any, method: str, kwargs: dict[str, Any], trace: Mapping[str, str]) -> Any:
@@ -195,18 +198,17 @@ class RPCClient:
         deadline = min(deadline, deadlines.ends_at() or deadline)
         route = self.target.route
         connections = self.transport.connections()
-        with self.transport.one_shot():
-            replies = replies_of(connections)
-            replies.ready(deadline, self.retry != 0)
-            call = _Call(self, connections, replies, route, deadline)
-            keys = envelope.call_keys(
-                call.msg_id,
-                replies.queue,
-                self.call_monitor_timeout,
-                native.wall_clock() + deadline - native.monotonic(),
-            )
-            body = self._encoded(ctxt, method, kwargs, call.msg_id, trace, keys)
-            result = call.carry_out(body, envelope.header(max(0, int((deadline - start) * 1000))))
+        replies = replies_of(connections)
+        replies.ready(deadline, self.retry != 0)
+        call = _Call(self, connections, replies, route, deadline)
+        keys = envelope.call_keys(
+            call.msg_id,
+            replies.queue,
+            self.call_monitor_timeout,
+            native.wall_clock() + deadline - native.monotonic(),
+        )
+        body = self._encoded(ctxt, method, kwargs, call.msg_id, trace, keys)
+        result = call.carry_out(body, envelope.header(max(0, int((deadline - start) * 1000))))
         return result if self._serializer is None else self._serializer.deserialize_entity(ctxt, result)
 
     def _encoded(

@@ -60,6 +60,10 @@ class Pool:
         """Those that execute a request now."""
         return max(0, self._workers - self._idle)
 
+    def is_alone(self) -> bool:
+        """True when one request is executed now, and no other."""
+        return self._workers - self._idle == 1
+
     def put(self, item: Delivered) -> None:
         """A delivery came. Threads: the connection's own."""
         if self._is_stopping:

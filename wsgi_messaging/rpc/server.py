@@ -199,7 +199,7 @@ class RPCServer:
             wire.reject(running.connections, delivered)
             return
         if not self._is_late:
-            wire.acknowledge(running.connections, delivered, is_alone=running.is_alone())
+            wire.acknowledge(running.connections, delivered, is_alone=running.pool.is_alone())
         now = native.monotonic()
         until = _until(request, received_at, now)
         if not running.seen.is_new(request.unique_id, now):
@@ -301,7 +301,7 @@ class _Running:
             server.transport,
             connections,
             self.timer,
-            is_alone=self.is_alone,
+            is_alone=self.pool.is_alone,
             with_traceback=server._with_traceback,
             confirm=server._is_late or server._flags.transient_quorum,
         )
@@ -313,10 +313,6 @@ class _Running:
             wire.Feed(connections, queue, self.pool, prefetch=server._prefetch, on_change=self._on_change)
             for queue in (str(target.topic), f"{target.topic}.{target.server}", server.fanout_queue)
         ]
-
-    def is_alone(self) -> bool:
-        """True when one request is being executed, and no other."""
-        return self.pool.busy == 1
 
     def start(self, deadline: float) -> None:
         """Raises: `DeclarationRefused`, `ConnectTimeout`, ..."""

@@ -51,7 +51,7 @@ def publish(
         header,
         body,
         deadline=deadline,
-        notify=lambda: on_done(entry),
+        on_done=on_done,
         mandatory=mandatory,
         may_repeat=may_repeat,
         confirm=confirm,

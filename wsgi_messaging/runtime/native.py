@@ -155,6 +155,10 @@ def stacks_of_others() -> list[str]:
     ]
 
 
+_DRAINED = 256
+"""Octets that one look takes from a wake-up, in which there is one most of the time."""
+
+
 class WakeUp:
     """A file descriptor that polls readable after `send()`: from any thread, greenlet or signal handler."""
 
@@ -166,13 +170,17 @@ class WakeUp:
 
     def send(self) -> None:
         """Make the descriptor readable. Never blocks; a full buffer means that it is readable already."""
-        with contextlib.suppress(OSError):
+        try:
             self._writer.send(b"\0")
+        except OSError:
+            return
 
     def drain(self) -> None:
-        with contextlib.suppress(OSError):
-            while len(self._reader.recv(4096)) == 4096:
-                pass
+        try:
+            while len(self._reader.recv(_DRAINED)) == _DRAINED:
+                continue
+        except OSError:
+            return
 
     def close(self) -> None:
         self._reader.close()

@@ -203,15 +203,9 @@ def make_waker() -> Waker:
     the middle of a wait: its greenlet is on the hub's books already.
     """
     greenlet = sys.modules.get("greenlet") if _has_hubs else None
-    if greenlet is not None:
-        if "gevent._hub_local" in sys.modules and (hub := _gevent_hub(greenlet.getcurrent)) is not None:
-            return _hub_waker(_bridge(hub, _GeventBridge), greenlet.getcurrent())
-        if "eventlet.hubs" in sys.modules and (hub := _eventlet_hub(greenlet.getcurrent)) is not None:
-            return _hub_waker(_bridge(hub, _EventletBridge), greenlet.getcurrent())
-    return _held_lock()
-
-
-def _held_lock() -> Waker:
+    waker = None if greenlet is None else _waker_in_a_hub(greenlet.getcurrent)
+    if waker is not None:
+        return waker
     lock = native.allocate_lock()
     lock.acquire()
     return lock
@@ -222,8 +216,18 @@ def waits_in_a_hub() -> bool:
     return "greenlet" in sys.modules and isinstance(make_waker(), _HubWaker)
 
 
-def _hub_waker(bridge: _Bridge, caller: Any) -> Waker:
-    return _held_lock() if caller in bridge.waiting else _HubWaker(bridge, caller)
+def _waker_in_a_hub(getcurrent: Callable[[], Any]) -> Waker | None:
+    """None for a caller that cannot wait in a hub."""
+    if "gevent._hub_local" in sys.modules and (hub := _gevent_hub(getcurrent)) is not None:
+        return _hub_waker(_bridge(hub, _GeventBridge), getcurrent())
+    if "eventlet.hubs" in sys.modules and (hub := _eventlet_hub(getcurrent)) is not None:
+        return _hub_waker(_bridge(hub, _EventletBridge), getcurrent())
+    return None
+
+
+def _hub_waker(bridge: _Bridge, caller: Any) -> Waker | None:
+    """None for a greenlet that is on the hub's books already."""
+    return None if caller in bridge.waiting else _HubWaker(bridge, caller)
 
 
 class Completion:
@@ -238,7 +242,8 @@ class Completion:
         self.is_set = False
         self._wakers: list[Waker] = []
 
-    def set(self) -> None:
+    def set(self, _cause: object = None) -> None:
+        """Wake who waits. It may be given as a callback, whatever that is called with."""
         self.is_set = True
         while self._wakers:
             try:
