@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from typing import Any
 
 import pytest
+from kombu import entity
 
 from tests.broker.rpc_endpoints import EXCHANGE, RESULTS, UNSPEAKABLE, Endpoint, client_of, serving, took
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     ConfigurationError,
     DeclarationRefused,
+    Delivery,
     RemoteError,
     ReplyTimeout,
     Transport,
@@ -409,6 +412,26 @@ def test_a_hostile_reply_harms_no_call(client: RPCClient, other: Transport, name
         )
     wait_until(lambda: replies.unknown + replies.malformed == 2, what="both dropped")
     assert client.call({}, "add", a=1, b=1) == 2
+
+
+@pytest.mark.parametrize(
+    ("ack", "keys", "mode"),
+    [
+        ("early", {envelope.DEADLINE: 4e9}, 1),
+        ("early", {}, 2),  # the caller is oslo.messaging's: as its own servers do
+        ("late", {envelope.DEADLINE: 4e9}, 2),
+    ],
+)
+def test_which_replies_are_written_to_the_brokers_disk(
+    transport: Transport, other: Transport, unique: Name, ack: str, keys: dict[str, Any], mode: int
+) -> None:
+    replies: Queue[Delivery] = Queue()
+    other.declare(entity.Queue(caller := unique("caller"), durable=True, expires=60))  # type: ignore[no-untyped-call]
+    other.consume(caller, replies.put)
+    inner = {"method": "add", "args": {"a": 1, "b": 1}, "_msg_id": "m1", "_reply_q": caller, **keys}
+    with serving(transport, unique, Endpoint(), ack=ack) as running:
+        publish_raw(other, running, envelope.header(), envelope.wrap(inner))
+        assert replies.get(timeout=5).properties["delivery_mode"] == mode
 
 
 # Beginning and end

@@ -94,7 +94,7 @@ def test_requests_equal_theirs(
 def test_replies_equal_theirs(
     proxies: tuple[FaultProxy, FaultProxy], rabbitmq: RabbitMQ, unique: Callable[[str], str]
 ) -> None:
-    """A result, a failure, signs of life."""
+    """A result, a failure, signs of life; but for the delivery mode of those to a client of ours."""
     theirs, ours = proxies
     answers = {}
     for name, proxy in (("theirs", theirs), ("ours", ours)):
@@ -114,4 +114,6 @@ def test_replies_equal_theirs(
             wait_until(lambda p=proxy: len(published(p)) == 4, what="four replies")
             answers[name] = [described(message) for message in published(proxy)]
             server.stop()
+    for name, mode in (("theirs", 2), ("ours", 1)):
+        assert [answer["properties"].pop("delivery_mode") for answer in answers[name]] == [mode] * 4
     assert answers["ours"] == answers["theirs"]

@@ -52,21 +52,20 @@ class MalformedMessage(ValueError):
 
 
 @functools.lru_cache(maxsize=256)
-def header(expiration_ms: int | None = None) -> bytes:
-    """The content header's property list: equal on every message, but for the expiration of a call."""
+def header(expiration_ms: int | None = None, *, persistent: bool = True) -> bytes:
+    """The content header's property list: oslo.messaging's, with the expiration of a call."""
     return codec.properties(
         {
             "content_type": CONTENT_TYPE,
             "content_encoding": "utf-8",
             "headers": {},
-            "delivery_mode": 2,
+            "delivery_mode": 2 if persistent else 1,
             "priority": 0,
             "expiration": None if expiration_ms is None else str(expiration_ms),
         }
     )
 
 
-_PLAIN = header()
 _DECODER = json.JSONDecoder()
 
 
@@ -76,8 +75,6 @@ def opened(raw_header: bytes, body: bytes, max_bytes: int) -> tuple[Json, float 
 
     `max_bytes` bounds a compressed body's size. Raises: `MalformedMessage`.
     """
-    if raw_header == _PLAIN:
-        return _inner(body), None
     # Most property lists are like those of many other messages: they differ by the expiration only.
     headers, expires_after = (_known if len(raw_header) <= _USUAL else _checked_properties)(raw_header)
     if headers:

@@ -1,7 +1,9 @@
 """The server's replies: published and forgotten by the worker, seen to their end here.
 
-A reply is `mandatory`; when the caller's queue is not there (it may come back after a failover) the reply is tried
-again for as long as the caller waits, at most a minute, and then counted. A queue that was given up is not tried
+A reply to one of our clients, whose queue is durable, is transient: it lives for a millisecond, and written to the disk
+it would cost the broker a fifth more. One that is confirmed, behind which the request is gone, is persistent, and so
+is oslo.messaging's. It is `mandatory`; when the caller's queue is not there (it may come back after a failover) it is
+tried again for as long as the caller waits, at most a minute, and then counted. A queue that was given up is not tried
 again for the next replies. What JSON cannot hold becomes a failure reply: the caller is told, and does not wait.
 
 Layer 4.
@@ -117,7 +119,9 @@ class Replier:
         self, request: Request, body: bytes, until: float | None, done: Callable[[], None], is_counted: bool = True
     ) -> None:
         latest = native.monotonic() + WITHIN
-        sending = _Sending(self, str(request.reply_to), body, min(latest, until or latest), latest, done, is_counted)
+        header = envelope.header(persistent=self._confirm or request.expires_at is None)
+        until = min(latest, until or latest)
+        sending = _Sending(self, str(request.reply_to), header, body, until, latest, done, is_counted)
         with self._lock:
             self._open += 1
         sending.publish()
@@ -127,7 +131,7 @@ class Replier:
         wire.publish(
             self._connections,
             ("", sending.queue),
-            envelope.header(),
+            sending.header,
             sending.body,
             deadline=sending.latest,
             on_done=sending.settled,
@@ -168,12 +172,13 @@ class Replier:
 class _Sending:
     """One reply on its way."""
 
-    __slots__ = ("_replier", "_until", "body", "done", "is_counted", "latest", "queue")
+    __slots__ = ("_replier", "_until", "body", "done", "header", "is_counted", "latest", "queue")
 
     def __init__(
         self,
         replier: Replier,
         queue: str,
+        header: bytes,
         body: bytes,
         until: float,
         latest: float,
@@ -183,6 +188,7 @@ class _Sending:
         self._replier = replier
         self._until = until
         self.queue = queue
+        self.header = header
         self.body = body
         self.latest = latest
         self.done = done
