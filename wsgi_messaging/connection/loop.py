@@ -111,8 +111,8 @@ class Loop:
 
     def attend(self, is_there: Callable[[], object], until: float, *, is_alone: bool) -> None:
         """Somebody begins to wait for a delivery: who is alone reads until it `is_there`, if it can."""
-        if not (is_alone and self._shortcut.read(is_there, until)):
-            self.watch.end_standby()
+        if not (is_alone and self._shortcut.read(is_there, until)) and self.watch.is_on_standby:
+            self.watch.wake()
 
     def open(self) -> None:
         """Start the thread, which connects. Raises: `Unavailable` when the interpreter starts no thread now."""

@@ -69,11 +69,6 @@ class Watch:
             self._is_asleep = False
             self.rouse()
 
-    def end_standby(self) -> None:
-        """Have the thread read for itself again, if it is on standby."""
-        if self.is_on_standby:
-            self.wake()
-
     def rouse(self) -> None:
         """Have its next sleep end at once, whatever it does now."""
         if self._wake_up is not None:

@@ -115,7 +115,8 @@ class Feed:
 
     def disturb(self) -> None:
         """Have nobody read for itself just now: something else has come that it waits for."""
-        self._loop.watch.end_standby()
+        if self._loop.watch.is_on_standby:
+            self._loop.watch.wake()
 
     def stop(self) -> None:
         """Have no more delivered; what was delivered can still be settled."""
