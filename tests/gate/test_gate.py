@@ -63,9 +63,9 @@ def counted(count: str, work: str, url: str, bounds: Mapping[str, float]) -> dic
 @pytest.mark.parametrize(
     ("work", "python", "c"),
     [
-        ("publish", 180, 150),
-        ("publish_many", 56, 84),
-        ("call", 670, 565),  # both sides: client and server
+        ("publish", 107, 103),
+        ("publish_many", 34, 43),
+        ("call", 325, 362),  # both sides: client and server
     ],
 )
 def test_function_calls_of_an_operation(url: str, work: str, python: int, c: int) -> None:
@@ -81,7 +81,7 @@ def test_function_calls_of_an_operation(url: str, work: str, python: int, c: int
         ("publish", 0.1, 60),
         ("publish_many", 0.1, 3600),  # the peak holds the whole batch: bytes for a message in flight of 1 KiB
         # The server keeps the ids of 10,000 requests; both sides keep what was sent until they asked about it.
-        ("call", 4.2, 3600),
+        ("call", 4.0, 1500),
     ],
 )
 def test_memory_of_an_operation(url: str, work: str, left: float, peak: int) -> None:
@@ -92,7 +92,7 @@ def test_memory_of_an_operation(url: str, work: str, left: float, peak: int) -> 
     assert {name: found[name] for name in bounds if found[name] > bounds[name]} == {}
 
 
-@pytest.mark.parametrize(("work", "bound"), [("publish", 9.2), ("publish_many", 0.3), ("call", 31.0)])
+@pytest.mark.parametrize(("work", "bound"), [("publish", 9.2), ("publish_many", 0.3), ("call", 25.0)])
 def test_system_calls_of_an_operation(url: str, work: str, bound: float, tmp_path: Path) -> None:
     """Fails when a turn of the loop does more than it needs: a read of nothing, a wake-up of somebody awake."""
     if shutil.which("strace") is None:
