@@ -18,7 +18,7 @@ from .connection.control import Request
 from .connection.frames import Inbound
 from .connection.loop import Loop
 from .connection.pending import Outgoing
-from .connection.publishing import small_message
+from .connection.publishing import MAIN, PLAIN
 from .connection.state import State
 from .connection.topology import Declaration
 from .errors import (
@@ -87,7 +87,9 @@ class Connections(Lifetime):
             mandatory=mandatory,
             may_repeat=may_repeat,
             confirm=confirm,
-            wire=small_message(confirm, method, header, body) if 0 < len(body) <= _SMALL else None,
+            wire=frames.small_message(MAIN if confirm else PLAIN, method, header, body)
+            if 0 < len(body) <= _SMALL
+            else None,
         )
 
     def _encoded_route(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:

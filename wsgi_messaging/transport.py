@@ -245,7 +245,8 @@ class Transport:
         return entry, completion
 
     def _deadline(self, timeout: float | None) -> float:
-        deadline = native.monotonic() + _checked_seconds(self.settings.timeout if timeout is None else timeout)
+        seconds = self.settings.timeout if timeout is None else _checked_seconds(timeout)
+        deadline = native.monotonic() + seconds
         ends_at = deadlines.ends_at()
         return deadline if ends_at is None or deadline < ends_at else ends_at
 

@@ -36,13 +36,8 @@ _ACK = Struct(">Q?")
 """What basic.ack says: by far the most frequent method, so it is not read by the general reader."""
 
 
-_MAIN, _PLAIN = 1, 2
-"""The channels of the two lanes whose messages are encoded by their callers."""
-
-
-def small_message(confirm: bool, method: bytes, header: bytes, body: bytes) -> bytes:
-    """The bytes of a message that fits into one frame of any broker, for the lane that it goes over."""
-    return frames.small_message(_MAIN if confirm else _PLAIN, method, header, body)
+MAIN, PLAIN = 1, 2
+"""The channels of the two lanes whose messages their callers encode: with a confirm of their own, and without."""
 
 
 class Publisher:
@@ -58,8 +53,8 @@ class Publisher:
         self._timed: Outgoing | None = None
         self._timed_at = 0.0
         self._channels = channels
-        self._main = Lane(_MAIN)
-        self._plain = PlainLane(_PLAIN)
+        self._main = Lane(MAIN)
+        self._plain = PlainLane(PLAIN)
         self._proving = Lane()
         self._lanes = (self._main, self._plain, self._proving)
         self._unproven: deque[Outgoing] = deque()
@@ -182,7 +177,7 @@ class Publisher:
     def on_method(self, inbound: Inbound, now: float) -> bytes:
         """React to a method on one of the lanes' channels."""
         channel = inbound.channel
-        lane = self._main if channel == _MAIN else self._plain if channel == _PLAIN else self._proving
+        lane = self._main if channel == MAIN else self._plain if channel == PLAIN else self._proving
         match inbound.method:
             case frames.BASIC_ACK:
                 return self._on_ack(lane, inbound, now)
