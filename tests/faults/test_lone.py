@@ -1,21 +1,18 @@
 """Faults that meet a caller who is alone, and reads its confirm in the place of the connection's thread.
 
-Everything else in tests/faults runs on pytest's main thread, which never does.
+Nearly everything else in tests/faults runs on pytest's main thread, which never does.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
-from tests.harness.secret import dev_broker
-from tests.harness.waiting import stays, wait_until
+from tests.harness.waiting import Elsewhere, stays, wait_until
 from wsgi_messaging import BrokerBlocked, ConfirmTimeout, ConnectionStatus, Settings, Transport
 from wsgi_messaging.connection import loop, shortcut
 from wsgi_messaging.connection.shortcut import Shortcut
@@ -23,21 +20,6 @@ from wsgi_messaging.devbroker import DevBroker
 
 HEARTBEAT = 1.0
 LONG = 20.0
-
-Elsewhere = Callable[[Callable[[], object]], "Future[object]"]
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Elsewhere]:
-    """Has something done on the one other thread."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit
-
-
-@pytest.fixture
-def broker() -> Iterator[DevBroker]:
-    with dev_broker() as broker:
-        yield broker
 
 
 def transport_to(url: str, heartbeat: float = 60.0) -> Transport:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.harness.proxy import DOWN, FaultProxy
-from tests.harness.secret import dev_broker
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import Elsewhere, wait_until
 from wsgi_messaging import Closed, ReplyTimeout, RPCClient, RPCServer, Settings, Target, Transport, Unroutable
 from wsgi_messaging.connection import consuming, loop, shortcut
 from wsgi_messaging.connection.shortcut import Shortcut
@@ -26,8 +25,6 @@ from wsgi_messaging.rpc.replies import replies_of
 
 LONG = 20.0
 HEARTBEAT = 1.0
-
-Elsewhere = Callable[[Callable[[], object]], "Future[object]"]
 
 
 class Endpoint:
@@ -42,19 +39,6 @@ class Endpoint:
     def wait(self, _context: object) -> str:
         self.may_answer.wait(LONG)
         return "waited"
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Elsewhere]:
-    """Has something done on the one other thread."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit
-
-
-@pytest.fixture
-def broker() -> Iterator[DevBroker]:
-    with dev_broker() as broker:
-        yield broker
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
+Elsewhere = Callable[[Callable[[], object]], "Future[object]"]
+"""Has something done on another thread; gives what becomes of it."""
 
 
 def wait_until(
