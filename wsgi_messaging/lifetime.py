@@ -93,8 +93,7 @@ class Lifetime:
             loop = self._loops.setdefault(role, made := self._make(role))
             if loop is made:
                 self._warn_about_settings(loop)
-        if native.is_patched():
-            loop.journal.ensure_writer()
+        loop.journal.ensure_writer()
         if loop.state is State.NEW:
             loop.open()
         if loop.is_own_thread():

@@ -109,7 +109,7 @@ class Endpoint:
         return remaining_time()
 
     def slow(self, ctxt: dict[str, Any], seconds: float) -> str:
-        time.sleep(seconds)
+        time.sleep(seconds)  # it is slow
         self.executed.append(seconds)
         return "done"
 

@@ -17,7 +17,7 @@ class Recorder:
 
     def note(self, ctxt: dict[str, Any], number: int) -> None:
         self._file.write(f"begun {number}\n")
-        time.sleep(0.01)
+        time.sleep(0.01)  # so that a kill meets it in between
         self._file.write(f"done {number}\n")
 
 

@@ -121,7 +121,7 @@ def ready(channel: Any, queue: str, count: int, timeout: float = PATIENCE) -> in
     deadline = time.monotonic() + timeout
     while (found := depth(channel, queue)) != count:
         assert time.monotonic() < deadline, f"{queue}: {found} messages ready, not {count}, after {timeout} s"
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks
     return found
 
 

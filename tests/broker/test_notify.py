@@ -338,7 +338,7 @@ from wsgi_messaging import Transport
 from wsgi_messaging.notify import NotificationListener
 class Endpoint:
     def info(self, ctxt, publisher_id, event_type, payload, metadata):
-        time.sleep(0.01)
+        time.sleep(0.01)  # so that the kill meets it at work
         os.write(1, b"%d\\n" % payload)
 listener = NotificationListener(Transport(sys.argv[1]), [sys.argv[2]], [Endpoint()], exchange=sys.argv[2])
 listener.start()

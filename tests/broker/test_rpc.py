@@ -23,6 +23,7 @@ from wsgi_messaging import (
     Transport,
     Unroutable,
 )
+from wsgi_messaging.lifetime import PUBLISH
 from wsgi_messaging.oslo import envelope
 from wsgi_messaging.rpc import (
     ExplicitRPCAccessPolicy,
@@ -412,6 +413,21 @@ def test_a_hostile_reply_harms_no_call(client: RPCClient, other: Transport, name
         )
     wait_until(lambda: replies.unknown + replies.malformed == 2, what="both dropped")
     assert client.call({}, "add", a=1, b=1) == 2
+
+
+def test_a_lone_request_is_answered_by_its_worker(
+    client: RPCClient, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publishing thread wakes to ask about the replies, 20 times in a second, and not for each."""
+    client.call({}, "add", a=1, b=1)
+    publishing = transport.connections().peek(PUBLISH)
+    assert publishing is not None
+    woken: list[int] = []
+    rouse = publishing.watch.rouse
+    monkeypatch.setattr(publishing.watch, "rouse", lambda: (woken.append(1), rouse())[1])
+    for _ in range(200):
+        client.call({}, "add", a=1, b=1)
+    assert len(woken) < 100
 
 
 @pytest.mark.parametrize(

@@ -94,89 +94,74 @@ def stand_by(client: RPCClient, elsewhere: Elsewhere) -> None:
         wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and any(reads), 10.0, "a read")
 
 
+@pytest.fixture
+def client(broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere) -> Iterator[RPCClient]:
+    """The thread of its consuming connection stands by."""
+    with Transport(broker.url) as transport:
+        made = client_of(transport)
+        stand_by(made, elsewhere)
+        yield made
+
+
 def reading(client: RPCClient) -> Callable[[], bool]:
     """Tells whether a caller is in the place of the consuming thread."""
     return lambda: bool(consuming_loop(client).watch.deputy)
 
 
-def test_most_replies_are_read_by_the_caller(broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere) -> None:
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        watch = consuming_loop(client).watch
-        readers: list[int] = []
-        read = consuming_loop(client)._inlet.read
+def test_most_replies_are_read_by_the_caller(client: RPCClient, elsewhere: Elsewhere) -> None:
+    watch = consuming_loop(client).watch
+    readers: list[int] = []
+    read = consuming_loop(client)._inlet.read
 
-        def noted(link: Any) -> None:
-            readers.append(watch.deputy)
-            read(link)
+    def noted(link: Any) -> None:
+        readers.append(watch.deputy)
+        read(link)
 
-        consuming_loop(client)._inlet.read = noted  # type: ignore[method-assign]
-        elsewhere(lambda: add(client, 200)).result(LONG)
-        assert len([reader for reader in readers if reader]) > 100, f"{len(readers)} reads"
+    consuming_loop(client)._inlet.read = noted  # type: ignore[method-assign]
+    elsewhere(lambda: add(client, 200)).result(LONG)
+    assert len([reader for reader in readers if reader]) > 100, f"{len(readers)} reads"
 
 
-def test_nobody_serves_is_told_at_once(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
-) -> None:
+def test_nobody_serves_is_told_at_once(patient: None, client: RPCClient, elsewhere: Elsewhere) -> None:
     """The broker's answer comes over the other connection."""
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        began_at = time.monotonic()
-        failed = elsewhere(lambda: client_of(transport, "nobody").call({}, "add", a=1, b=1)).exception(LONG)
-        assert isinstance(failed, Unroutable)
-        assert time.monotonic() - began_at < LONG / 4
+    began_at = time.monotonic()
+    failed = elsewhere(lambda: client_of(client.transport, "nobody").call({}, "add", a=1, b=1)).exception(LONG)
+    assert isinstance(failed, Unroutable)
+    assert time.monotonic() - began_at < LONG / 4
 
 
 def test_a_second_call_does_not_wait_for_the_first(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
+    patient: None, client: RPCClient, endpoint: Endpoint, elsewhere: Elsewhere
 ) -> None:
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        first = elsewhere(lambda: client.call({}, "wait"))
-        wait_until(reading(client), 5.0, "the first one, in the thread's place")
-        with ThreadPoolExecutor(1) as another:
-            assert float(another.submit(lambda: add(client)).result(LONG)) < LONG / 4
-            assert not first.done()
-            endpoint.may_answer.set()
-            assert first.result(LONG / 4) == "waited"
+    first = elsewhere(lambda: client.call({}, "wait"))
+    wait_until(reading(client), 5.0, "the first one, in the thread's place")
+    with ThreadPoolExecutor(1) as another:
+        assert float(another.submit(lambda: add(client)).result(LONG)) < LONG / 4
+        assert not first.done()
+        endpoint.may_answer.set()
+        assert first.result(LONG / 4) == "waited"
 
 
-def test_the_main_thread_waits_for_nobody(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
-) -> None:
+def test_the_main_thread_waits_for_nobody(patient: None, client: RPCClient) -> None:
     """It never reads for itself, so the thread must not stand by any longer."""
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        assert add(client, 3) < LONG / 4
+    assert add(client, 3) < LONG / 4
 
 
 def test_a_reply_that_takes_long_is_read_by_the_thread(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None, monkeypatch: pytest.MonkeyPatch
+    patient: None, client: RPCClient, endpoint: Endpoint, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", 0.1)
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        working = elsewhere(lambda: client.call({}, "wait"))
-        wait_until(reading(client), 5.0, "the caller, in the thread's place")
-        wait_until(lambda: not reading(client)(), 5.0, "its end there")
-        endpoint.may_answer.set()
-        assert working.result(LONG / 4) == "waited"
-
-
-def test_closing_ends_a_call_that_reads(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, patient: None
-) -> None:
-    transport = Transport(broker.url)
-    client = client_of(transport)
-    stand_by(client, elsewhere)
     working = elsewhere(lambda: client.call({}, "wait"))
     wait_until(reading(client), 5.0, "the caller, in the thread's place")
-    transport.close()
+    wait_until(lambda: not reading(client)(), 5.0, "its end there")
+    endpoint.may_answer.set()
+    assert working.result(LONG / 4) == "waited"
+
+
+def test_closing_ends_a_call_that_reads(patient: None, client: RPCClient, elsewhere: Elsewhere) -> None:
+    working = elsewhere(lambda: client.call({}, "wait"))
+    wait_until(reading(client), 5.0, "the caller, in the thread's place")
+    client.transport.close()
     assert isinstance(working.exception(LONG / 4), Closed)
 
 
@@ -215,27 +200,24 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(
 
 
 def test_who_begins_to_wait_as_the_thread_begins_to_stand_by_is_seen(
-    broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+    client: RPCClient, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looked for callers, there was none; then one came and did not see it stand by; then it stood by."""
-    with Transport(broker.url) as transport:
-        client = client_of(transport)
-        stand_by(client, elsewhere)
-        watch, replies = consuming_loop(client).watch, replies_of(transport.connections())
-        fall_asleep, sleep = watch.fall_asleep, watch.sleep
-        slept: list[bool] = []
+    watch, replies = consuming_loop(client).watch, replies_of(client.transport.connections())
+    fall_asleep, sleep = watch.fall_asleep, watch.sleep
+    slept: list[bool] = []
 
-        def raced(until: float, *, on_standby: bool = False) -> None:
-            if on_standby:
-                replies.expect("raced")
-            fall_asleep(until, on_standby=on_standby)
+    def raced(until: float, *, on_standby: bool = False) -> None:
+        if on_standby:
+            replies.expect("raced")
+        fall_asleep(until, on_standby=on_standby)
 
-        def noted(wait_ms: int) -> bool:
-            if replies.is_one_awaited:
-                slept.append(watch.is_on_standby)
-            return sleep(wait_ms)
+    def noted(wait_ms: int) -> bool:
+        if replies.is_one_awaited:
+            slept.append(watch.is_on_standby)
+        return sleep(wait_ms)
 
-        monkeypatch.setattr(watch, "fall_asleep", raced)
-        monkeypatch.setattr(watch, "sleep", noted)
-        wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and slept, 10.0, "the race")
-        assert not any(slept)
+    monkeypatch.setattr(watch, "fall_asleep", raced)
+    monkeypatch.setattr(watch, "sleep", noted)
+    wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and slept, 10.0, "the race")
+    assert not any(slept)

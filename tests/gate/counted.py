@@ -1,8 +1,8 @@
 """What the gate counts: `python -m tests.gate.counted COUNT WORK URL OPERATIONS` does the work and prints figures.
 
-COUNT is calls (Python functions and C functions entered, on all threads), memory (blocks left behind, and bytes of a
-message in flight), or plain (nothing is counted in here: the work is for strace to look at). Counting begins after a
-warm-up, so that connecting, declaring and the caches are not in it.
+COUNT is calls (Python functions and C functions entered, on all threads), memory (blocks and garbage left behind, and
+bytes of a message in flight), or plain (nothing is counted in here: the work is for strace to look at). Counting begins
+after a warm-up, so that connecting, declaring and the caches are not in it.
 """
 
 from __future__ import annotations

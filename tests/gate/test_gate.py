@@ -63,9 +63,9 @@ def counted(count: str, work: str, url: str, bounds: Mapping[str, float]) -> dic
 @pytest.mark.parametrize(
     ("work", "python", "c"),
     [
-        ("publish", 107, 103),
-        ("publish_many", 34, 43),
-        ("call", 325, 362),  # both sides: client and server
+        ("publish", 121, 103),
+        ("publish_many", 35, 43),
+        ("call", 351, 362),  # both sides: client and server
     ],
 )
 def test_function_calls_of_an_operation(url: str, work: str, python: int, c: int) -> None:

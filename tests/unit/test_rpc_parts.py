@@ -128,6 +128,16 @@ def test_the_endpoint_is_found_by_namespace_and_version(namespace: str | None, v
     assert dispatcher.dispatch(Request("one", {}, namespace, version)) == expected
 
 
+def test_an_endpoint_whose_version_is_none_is_refused() -> None:
+    """At once, and not with each request."""
+
+    class Wrong:
+        target = Target(version="new")
+
+    with pytest.raises(ConfigurationError, match="version: 'new' is not major.minor"):
+        RPCDispatcher([Wrong()])
+
+
 def test_what_the_dispatcher_raises() -> None:
     dispatcher = RPCDispatcher([First(), Second()])
     with pytest.raises(UnsupportedVersion, match=r"RPC version 3.0. Attempted method: one"):

@@ -125,6 +125,7 @@ def test_sockets_come_and_go(watch: Watch, pair: native.WakeUp) -> None:
     assert watch.sleep(0)
     pair.drain()
     assert not watch.sleep(0)
+    pair.send()
     watch.remove(readable)  # type: ignore[arg-type]
     assert not watch.sleep(0)
 

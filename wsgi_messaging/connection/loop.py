@@ -285,16 +285,13 @@ class Loop:
         """One turn with an open connection: write, poll, read, beat."""
         try:
             now = native.monotonic()
-            if self._shortcut.fault is not None:
-                self._shortcut.raise_fault(link)
+            self._shortcut.raise_fault(link)
             self._write(link, now)
             if self._pause(link, now):
                 self._inlet.read(link)
             now = native.monotonic()
-            if now >= self._pulse.next_at:
-                self._outlet.answer(self._pulse.keep_alive(now))
-            if now >= self.attempts.say_at:
-                self.attempts.say_if_due(now)
+            self._outlet.answer(self._pulse.keep_alive(now))
+            self.attempts.say_if_due(now)
         except (OSError, EOFError) as exc:
             self._lose(f"{exc}" or type(exc).__name__)
         except (FrameError, codec.MalformedValue, Refused) as exc:
@@ -312,8 +309,7 @@ class Loop:
                 self._outlet.answer(written)
 
     def _write(self, link: Link, now: float) -> None:
-        if self._orders:
-            self._do_orders(now)
+        self._do_orders(now)
         for part in (self.control, self.consumers, self.publisher):
             if part.is_busy:
                 self._outlet.answer(part.advance(now))
@@ -325,8 +321,7 @@ class Loop:
     def _pause(self, link: Link, now: float) -> bool:
         """Sleep until the socket, a caller or the clock wants something; True when there is something to read."""
         wants_write = self._outlet.is_stuck or link.stream.wants_write
-        if wants_write is not self.watch.awaits_writing:
-            self.watch.await_writing(link.stream.sock, wants_write)
+        self.watch.await_writing(link.stream.sock, wants_write)
         until = min(self._pulse.next_at, self.consumers.due_at(), self.publisher.due_at(), self.attempts.say_at)
         until = min(until, self._close_by or now + 60)
         if self.state is State.BLOCKED:

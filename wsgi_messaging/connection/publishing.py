@@ -116,7 +116,7 @@ class Publisher:
 
     def admit(self, entry: Outgoing, now: float) -> bytes:
         """The bytes that send a message; none if nobody wants it any more or it waits for its turn."""
-        if entry.abandoned or entry.is_done or entry.deadline <= now:
+        if not entry.is_wanted(now):
             self.drop(entry)
             return b""
         if entry.exchange in self._proven:

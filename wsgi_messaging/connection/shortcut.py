@@ -2,9 +2,9 @@
 
 Who is alone gains nothing from being gathered with others, and loses the time until the thread has woken and been
 given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself. The thread then stands
-by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too: its confirm, or
-on the connection that consumes the reply to its call. Whatever else is
-wanted meanwhile (another caller, a beat, an answer that takes long) ends this, and the thread does all as ever.
+by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too: its confirm, or on
+the connection that consumes the reply to its call. Whatever else is wanted meanwhile (another caller, a beat, an answer
+that takes long) ends this, and the thread does all as ever.
 
 Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
 most to read, and never beyond the thread's next duty; never on the main thread, where a signal handler can come in
@@ -49,8 +49,7 @@ class Shortcut:
     ) -> None:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
-        self.fault: tuple[Link | None, Exception] | None = None
-        """What a caller has met in the thread's place, over which link; the thread raises it (`raise_fault`)."""
+        self._fault: tuple[Link | None, Exception] | None = None
         self._tried_at = self._is_hot_until = float("-inf")
         self._watch = watch
         self._outlet = outlet
@@ -93,8 +92,8 @@ class Shortcut:
 
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
-        if self.fault is not None:
-            (where, fault), self.fault = self.fault, None
+        if self._fault is not None:
+            (where, fault), self._fault = self._fault, None
             if where is link:
                 raise fault
 
@@ -111,10 +110,10 @@ class Shortcut:
         try:
             return link is not None and work(link, native.monotonic())
         except (OSError, EOFError, FrameError, MalformedValue, Refused) as exc:
-            self.fault = link, exc  # the thread raises it, and knows what follows
+            self._fault = link, exc  # the thread raises it, and knows what follows
             return False
         except BaseException:
-            self.fault = link, EOFError("given up: a caller was interrupted in the thread's place")
+            self._fault = link, EOFError("given up: a caller was interrupted in the thread's place")
             self._watch.rouse()
             raise
         finally:

@@ -37,8 +37,7 @@ class Watch:
         self._deputy_poller = native.poll()
         self._wake_up: native.WakeUp | None = None
         self._is_asleep = False
-        self.awaits_writing = False
-        """True while the sleep ends when the socket can be written, too."""
+        self._awaits_writing = False
         self._turn = native.allocate_lock()
         self._turn.acquire()
         self.sleeps_until = 0.0
@@ -80,13 +79,14 @@ class Watch:
 
     def await_writing(self, sock: native.Socket, wanted: bool) -> None:
         """Whether the sleep is to end when the socket can be written."""
-        self.awaits_writing = wanted
-        self._poller.modify(sock.fileno(), native.POLLIN | (native.POLLOUT if wanted else 0))
+        if wanted is not self._awaits_writing:
+            self._awaits_writing = wanted
+            self._poller.modify(sock.fileno(), native.POLLIN | (native.POLLOUT if wanted else 0))
 
     def remove(self, sock: native.Socket) -> None:
         self._poller.unregister(sock.fileno())
         self._deputy_poller.unregister(sock.fileno())
-        self.awaits_writing = False
+        self._awaits_writing = False
 
     def fall_asleep(self, until: float, *, on_standby: bool = False) -> None:
         """From now on callers wake the thread; look for work between this and `sleep`.

@@ -15,7 +15,7 @@ from ..oslo.envelope import Request
 from .access import DefaultRPCAccessPolicy, RPCAccessPolicy
 from .serializer import Serializer
 from .target import Target
-from .versions import is_compatible
+from .versions import checked, is_compatible
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 
@@ -82,7 +82,7 @@ class _PingEndpoint:
 class RPCDispatcher:
     """Finds the method that a request names, and calls it.
 
-    Raises: `ConfigurationError` for an endpoint whose `target` is none.
+    Raises: `ConfigurationError` for an endpoint whose `target` is none, or whose version is none.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class RPCDispatcher:
         every = [*endpoints, *([_PingEndpoint()] if ping else [])]
         targets = [_target_of(endpoint) for endpoint in every]
         self._endpoints = [
-            (endpoint, tuple(target.accepted_namespaces), target.version or "1.0")
+            (endpoint, tuple(target.accepted_namespaces), checked("version", target.version) or "1.0")
             for endpoint, target in zip(every, targets, strict=True)
         ]
 

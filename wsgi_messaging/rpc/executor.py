@@ -62,7 +62,7 @@ class Pool:
 
     def is_alone(self) -> bool:
         """True when one request is executed now, and no other."""
-        return self._workers - self._idle == 1
+        return self.busy == 1
 
     def put(self, item: Delivered) -> None:
         """A delivery came. Threads: the connection's own."""

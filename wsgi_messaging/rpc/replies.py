@@ -125,7 +125,7 @@ class Replies:
         """Before a call waits for its first reply. Blocks: not beyond `until`."""
         feed = self._feed
         if feed is not None:
-            feed.attend(inbox.__len__, until, is_alone=len(self._calls) == 1)
+            feed.attend(inbox.__len__, until, is_alone=self.is_one_awaited)
 
     def disturb(self) -> None:
         """Something else than a reply was put into an inbox, whose owner may be reading."""

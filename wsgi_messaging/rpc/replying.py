@@ -1,8 +1,8 @@
 """The server's replies: published and forgotten by the worker, seen to their end here.
 
-A reply to one of our clients, whose queue is durable, is transient: it lives for a millisecond, and written to the disk
-it would cost the broker a fifth more. One that is confirmed, behind which the request is gone, is persistent, and so
-is oslo.messaging's. It is `mandatory`; when the caller's queue is not there (it may come back after a failover) it is
+A reply to one of our clients, whose queue is durable, is transient: it lives for a millisecond, for which the broker
+need not write it to its disk. One that is confirmed, behind which the request is gone, is persistent, and so is one to
+oslo.messaging's. It is `mandatory`; when the caller's queue is not there (it may come back after a failover) it is
 tried again for as long as the caller waits, at most a minute, and then counted. A queue that was given up is not tried
 again for the next replies. What JSON cannot hold becomes a failure reply: the caller is told, and does not wait.
 
