@@ -244,3 +244,24 @@ def test_the_pool_has_as_many_workers_as_it_needs() -> None:
     go_on.set()
     assert pool.wait(5)
     assert pool.workers == 0
+
+
+def test_a_request_is_not_alone_while_others_wait() -> None:
+    """They would be answered one by one, where the connection's thread answers them together."""
+    alone: list[bool] = []
+    is_filled = threading.Event()
+
+    def execute(_delivered: Delivered, _received_at: float) -> None:
+        assert is_filled.wait(5)
+        alone.append(pool.is_alone())
+
+    pool = Pool("pool", 1, execute, lambda _delivered: None)
+    pool.start()
+    delivered: Any = object()
+    for _ in range(3):
+        pool.put(delivered)
+    is_filled.set()
+    wait_until(lambda: len(alone) == 3, what="all three")
+    assert alone == [False, False, True]
+    pool.stop()
+    assert pool.wait(5)

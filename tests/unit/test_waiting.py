@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -163,6 +164,25 @@ def test_each_item_goes_to_one(threads: Threads) -> None:
     assert sorted(threads.join()) == [0, 1, 2, 3]  # type: ignore[type-var]
 
 
+def test_who_began_to_wait_last_gets_the_item(threads: Threads) -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    taken: list[int] = []
+
+    def take(number: int) -> None:
+        while mailbox.get(LONG) is not None:
+            taken.append(number)
+
+    for number in range(3):
+        threads.run(partial(take, number))
+        wait_until(lambda count=number + 1: len(mailbox._wakers) == count, LONG, "the waiter")  # type: ignore[misc]
+    for count in range(1, 6):
+        mailbox.put("item")
+        wait_until(lambda count=count: len(taken) == count and len(mailbox._wakers) == 3, LONG, "the next wait")  # type: ignore[misc]
+    mailbox.close()
+    threads.join()
+    assert taken == [2] * 5
+
+
 def test_many_to_many(threads: Threads) -> None:
     mailbox: Mailbox[int] = Mailbox()
 
@@ -223,22 +243,16 @@ def test_a_get_killed_with_the_wake_up_in_its_hand_passes_it_on(
 ) -> None:
     """Otherwise the item lies there while another waiter sleeps."""
     mailbox: Mailbox[str] = Mailbox()
+    threads.run(lambda: mailbox.get(LONG))
+    wait_until(lambda: mailbox._wakers, LONG, "the other waiter")
     killed = KilledWaker(lambda: mailbox.put("item"))
-    with monkeypatch.context() as patch:
-        make_waker_here(patch, lambda: killed)
-        killed._before = lambda: (_second_waiter(threads, mailbox, patch), mailbox.put("item"))[-1]
-        with pytest.raises(Killed):
-            mailbox.get(LONG)
+    make_waker_here(monkeypatch, lambda: killed)
+    with pytest.raises(Killed):
+        mailbox.get(LONG)
     assert killed.woken
     woken_at = native.monotonic()
     assert threads.join() == ["item"]
     assert native.monotonic() - woken_at < LONG / 2, "at the end of its time the other one finds the item anyway"
-
-
-def _second_waiter(threads: Threads, mailbox: Mailbox[str], patch: pytest.MonkeyPatch) -> None:
-    patch.undo()
-    threads.run(lambda: mailbox.get(LONG))
-    wait_until(lambda: len(mailbox._wakers) == 2, LONG, "the second waiter")
 
 
 def test_an_item_that_comes_before_the_sleep_is_not_slept_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,8 @@ class Pool:
         return max(0, self._workers - self._idle)
 
     def is_alone(self) -> bool:
-        """True when one request is executed now, and no other."""
-        return self.busy == 1
+        """True when one request is executed now, and no other, and none waits."""
+        return self.busy == 1 and not self._mailbox
 
     def put(self, item: Delivered) -> None:
         """A delivery came. Threads: the connection's own."""

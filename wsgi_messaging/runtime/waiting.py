@@ -284,12 +284,13 @@ class Completion:
 class Mailbox(Generic[T]):
     """A queue from a native thread to application threads or greenlets: `put` never blocks, `get` waits.
 
-    `queue.Queue` cannot do this in a patched process: a put from a native thread loses its wake-up.
+    `queue.Queue` cannot do this in a patched process: a put from a native thread loses its wake-up. Who began to wait
+    last gets the item: what it needs is still in the processor's cache, and the others may find that they are too many.
     """
 
     def __init__(self) -> None:
         self._items: deque[T] = deque()
-        self._wakers: deque[Waker] = deque()
+        self._wakers: list[Waker] = []
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -305,7 +306,7 @@ class Mailbox(Generic[T]):
 
     def _wake_one(self) -> None:
         try:
-            waker = self._wakers.popleft()
+            waker = self._wakers.pop()
         except IndexError:
             return
         waker.release()
