@@ -41,7 +41,7 @@ def _say(text: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     if arguments.list:
-        print("\n".join(f"{each.name:<15}{each.title}" for each in WORKLOADS))
+        print("\n".join(f"{each.name:<18}{each.title}" for each in WORKLOADS))
         return 0
     patterns = arguments.only or ["*"]
     workloads = chosen(

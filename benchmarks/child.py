@@ -46,6 +46,8 @@ ACTIONS: Mapping[str, Callable[[Plan], Session]] = {
 
 def main(text: str) -> int:
     plan = Plan.from_json(text)
+    if plan.is_bound:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if plan.is_green:
         from gevent import monkey
 

@@ -35,6 +35,8 @@ class Plan:
     callers: int = 1
     is_persistent: bool = True
     is_green: bool = False
+    is_bound: bool = False
+    """The process keeps to one processor."""
     burners: int = 0
     """Threads that compute in pure Python meanwhile."""
     batch: int = 1

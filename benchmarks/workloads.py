@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -140,7 +140,7 @@ def _rpc(callers: int, *bars: Bar, quick: str | None) -> Workload:
 
 MAIN = "limit py-amqp oslo ours"
 
-WORKLOADS: tuple[Workload, ...] = (
+_FREE: tuple[Workload, ...] = (
     _confirmed(1, Bar("p50_us", "<=", 0.9, "py-amqp", 0.8), quick="limit py-amqp ours"),
     _confirmed(4, Bar("rate", ">=", 0.95, "py-amqp", 1.2), quick="limit py-amqp ours"),
     _confirmed(16, Bar("rate", ">=", 1.5, "py-amqp", 2.0), quick="limit py-amqp ours"),
@@ -312,6 +312,22 @@ WORKLOADS: tuple[Workload, ...] = (
         note="an error here is a call that ended at its own deadline (10 s), as it has to",
     ),
 )
+
+
+def _bound(free: Workload) -> Workload:
+    """The same among processes of which each keeps to one processor."""
+    return replace(
+        free,
+        name=f"bound-{free.name}",
+        title=f"{free.title}; each process bound to one processor",
+        contestants=tuple(each for each in free.contestants if each.label in ("py-amqp", "oslo", "ours")),
+        options={**free.options, "is_bound": True},
+        bars=(),
+        quick=None,
+    )
+
+
+WORKLOADS = (*_FREE, *(_bound(each) for each in _FREE if each.name in ("publish-16", "publish-64", "rpc-64")))
 
 
 def chosen(wanted: Callable[[str], bool], is_quick: bool) -> list[Workload]:
