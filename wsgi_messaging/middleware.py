@@ -8,14 +8,13 @@ Layer 5.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import GeneratorType
 from typing import Any, Protocol
 
 from .errors import ConfigurationError
-from .runtime import deadlines
+from .runtime import deadlines, native
 from .servers import observe_first_request
 from .settings import Settings
 from .transport import Transport
@@ -26,7 +25,7 @@ StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _current: ContextVar[Transport | None] = ContextVar("wsgi_messaging_transport", default=None)
-_getpid, _get_current = os.getpid, _current.get
+_getpid, _get_current = native.getpid, _current.get
 """Looked up once: every request asks."""
 
 

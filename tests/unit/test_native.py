@@ -1,9 +1,14 @@
-"""What native threads have libraries do is not logged by them."""
+"""What native threads have libraries do is not logged by them; and each process knows its id."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import logging
+import mmap
+import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -64,3 +69,60 @@ def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError):
         thread.start()
     assert thread.join(0.1)
+
+
+# The process id.
+
+
+def said_in_a_child(fork: Callable[[], int]) -> list[str]:
+    """What a child says of itself: its id as it is asked for here, twice, and as the system has it."""
+    read_end, write_end = os.pipe()
+    child = fork()
+    if child == 0:
+        os.write(write_end, f"{native.getpid()} {native.getpid()} {os.getpid()}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write_end)
+    with open(read_end, "rb") as reader:
+        return reader.read().decode().split()
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python's", "the system's"])
+@pytest.mark.parametrize("is_wiped", [True, False])
+def test_each_process_has_its_id(fork: Callable[[], int], is_wiped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python is not told of the fork, as in uWSGI's workers; and where the kernel wipes nothing."""
+    if not is_wiped:
+        monkeypatch.setattr(native, "_is_known", b"\0")
+    assert native.getpid() == os.getpid()
+    assert len(set(said_in_a_child(fork))) == 1
+    assert native.getpid() == os.getpid()
+
+
+def test_the_system_is_asked_once_for_the_process_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(native._is_known, mmap.mmap), "this kernel cannot wipe memory in a child"
+    own = native.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: own + 1)
+    assert native.getpid() == own
+
+
+class Page:
+    """Takes the advices that it is told to."""
+
+    def __init__(self, *accepted: int) -> None:
+        self._accepted = accepted
+
+    def madvise(self, advice: int) -> None:
+        if advice not in self._accepted:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_trusted"),
+    [((), False), ((native._WIPE_ON_FORK,), True), ((native._WIPE_ON_FORK, native._NO_ADVICE), False)],
+    ids=["an old kernel", "a new one", "an emulator that does nothing of it"],
+)
+def test_memory_that_may_be_kept_over_a_fork_is_not_trusted(
+    accepted: tuple[int, ...], is_trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native.mmap, "mmap", lambda *_args, **_rest: Page(*accepted))
+    assert (native._wiped_in_a_forked_child() is not None) is is_trusted

@@ -39,7 +39,7 @@ class Pid:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100
-        monkeypatch.setattr(process.os, "getpid", lambda: self.now)
+        monkeypatch.setattr(process.native, "getpid", lambda: self.now)
 
 
 @pytest.fixture

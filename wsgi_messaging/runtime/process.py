@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
+from . import native
+
 T = TypeVar("T")
 
 _all: WeakSet[PerProcess[object]] = WeakSet()
@@ -36,27 +38,27 @@ class PerProcess(Generic[T]):
 
     def get(self) -> T:
         """This process's value, made at its first use."""
-        value = self._values.get(os.getpid())
+        value = self._values.get(native.getpid())
         return self._adopt() if value is None else value
 
     def peek(self) -> T | None:
         """This process's value if it was made already."""
-        return self._values.get(os.getpid())
+        return self._values.get(native.getpid())
 
     def take_out(self) -> T:
         """This process's value, which is no longer held: the next `get` makes another."""
         value = self.get()
-        self._values.pop(os.getpid(), None)
+        self._values.pop(native.getpid(), None)
         return value
 
     def _adopt(self) -> T:
-        value = self._values.setdefault(os.getpid(), self._make())
+        value = self._values.setdefault(native.getpid(), self._make())
         self.forget_inherited()
         return value
 
     def forget_inherited(self) -> None:
         """Let go of the values that other processes made. Sends nothing, waits for nothing."""
-        own = os.getpid()
+        own = native.getpid()
         for pid in list(self._values):
             if pid != own:
                 value = self._values.pop(pid, None)

@@ -13,7 +13,6 @@ Layer 1.
 
 from __future__ import annotations
 
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
@@ -69,7 +68,7 @@ class _Bridge(ABC):
     """From a native thread into one hub, in one process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = native.getpid()
         self.waiting: set[Any] = set()
         """The greenlets that wait in the hub just now."""
         self._events: deque[Any] = deque()
@@ -155,7 +154,7 @@ _bridges: WeakKeyDictionary[Any, _Bridge] = WeakKeyDictionary()
 
 def _bridge(hub: Any, make: Callable[[Any], _Bridge]) -> _Bridge:
     bridge = _bridges.get(hub)
-    if bridge is None or bridge.pid != os.getpid():
+    if bridge is None or bridge.pid != native.getpid():
         bridge = _bridges[hub] = make(hub)
     return bridge
 
