@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.harness.requirements import missing
 from wsgi_messaging.runtime import native
 
 LONG = 10.0
@@ -58,6 +59,27 @@ def test_two_threads_of_a_patched_process_leave_the_logger_as_it_was(
     assert logger.disabled is was_disabled
 
 
+@pytest.mark.parametrize("was_disabled", [False, True])
+def test_a_child_that_was_forked_meanwhile_gets_its_logger_back(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, was_disabled: bool
+) -> None:
+    """The thread that had silenced it is not in the child; the next one there leaves it as it was before both."""
+    monkeypatch.setattr(native, "is_patched", lambda: True)
+    logger.disabled = was_disabled
+
+    def child() -> int:
+        with native.quiet_logger(logger):
+            pass
+        return logger.disabled is not was_disabled or bool(native._quiet)
+
+    with native.quiet_logger(logger):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(child())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert logger.disabled is was_disabled
+
+
 def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the end of a process under Python 3.12: to join it is no error."""
 
@@ -99,7 +121,8 @@ def test_each_process_has_its_id(fork: Callable[[], int], is_wiped: bool, monkey
 
 
 def test_the_system_is_asked_once_for_the_process_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(native._is_known, mmap.mmap), "this kernel cannot wipe memory in a child"
+    if not isinstance(native._is_known, mmap.mmap):
+        missing("this kernel cannot wipe memory in a forked child")
     own = native.getpid()
     monkeypatch.setattr(os, "getpid", lambda: own + 1)
     assert native.getpid() == own

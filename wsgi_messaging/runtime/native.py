@@ -288,13 +288,13 @@ def tls_module() -> ModuleType:
 
 
 _quiet: dict[tuple[int, int], bool] = {}
-"""The threads that are in `quiet_logger`, by process and identifier; and whether the logger was disabled before."""
+"""The threads that are in `quiet_logger`, by process and identifier, those of the parent at the fork included; and
+whether the logger was disabled before."""
 
 
 def _is_disabled(logger: Any) -> bool:
-    """By the application, and not by a thread of ours."""
-    ours = [was_disabled for (pid, _ident), was_disabled in list(_quiet.items()) if pid == os.getpid()]
-    return ours[0] if ours else bool(logger.disabled)
+    """By the application, and not by a thread of ours, or of the process that this one was forked from."""
+    return next(iter(list(_quiet.values())), bool(logger.disabled))
 
 
 @contextlib.contextmanager
@@ -304,10 +304,10 @@ def quiet_logger(logger: Any) -> Iterator[None]:
     A native thread must not wait for what a handler waits for; and in a patched process `logging` takes a green lock
     before it asks any filter.
     """
-    own = os.getpid(), get_ident()
+    own = getpid(), get_ident()
 
     def is_of_another(_record: object) -> bool:
-        return (os.getpid(), get_ident()) != own  # a forked child has the filter, and may have the number
+        return (getpid(), get_ident()) != own  # a forked child has the filter, and may have the number
 
     _quiet[own] = _is_disabled(logger)
     logger.addFilter(is_of_another)
@@ -317,5 +317,7 @@ def quiet_logger(logger: Any) -> Iterator[None]:
     finally:
         logger.removeFilter(is_of_another)
         was_disabled = _quiet.pop(own)
-        if not any(pid == os.getpid() for pid, _ident in list(_quiet)):
+        for inherited in [key for key in list(_quiet) if key[0] != own[0]]:
+            _quiet.pop(inherited, None)
+        if not _quiet:
             logger.disabled = was_disabled
