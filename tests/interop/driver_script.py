@@ -110,6 +110,30 @@ def twice() -> None:
         print(f"left:{len(left)}")
 
 
+def ttl() -> None:
+    """How long the broker keeps the reply queue of a client that is gone, as the same declaration tells."""
+    from kombu import Queue
+
+    from wsgi_messaging import DeclarationRefused, Transport
+    from wsgi_messaging.rpc.replies import replies_of
+
+    for seconds in (60, 0):
+        opened = transport(rabbit_transient_queues_ttl=seconds)
+        server, target = serving(opened, Endpoint())
+        oslo_messaging.get_rpc_client(opened, target, timeout=10).call({}, "add", value=1)
+        name = replies_of(opened._driver.transport.connections()).queue
+        with Transport(URL.replace("wsgi+rabbit", "amqp")) as raw:
+            for arguments in ({}, {"x-expires": 60000}):
+                try:
+                    raw.declare(Queue(name, durable=True, queue_arguments=arguments))
+                except DeclarationRefused:
+                    continue
+                print(f"{seconds}:{arguments}")
+        server.stop()
+        server.wait()
+        opened.cleanup()
+
+
 def mandatory() -> None:
     """What a call, and a cast, with and without at_least_once, raise on a topic that nobody serves."""
     opened = transport()
@@ -146,4 +170,11 @@ def away() -> None:
 
 
 if __name__ == "__main__":
-    {"fork": fork, "options": options, "twice": twice, "mandatory": mandatory, "away": away}[sys.argv[1]]()
+    {
+        "fork": fork,
+        "options": options,
+        "twice": twice,
+        "ttl": ttl,
+        "mandatory": mandatory,
+        "away": away,
+    }[sys.argv[1]]()

@@ -420,6 +420,10 @@ def test_a_request_that_comes_twice_is_executed_once_and_both_are_acknowledged(r
     assert run(rabbitmq.url, "twice").split() == ["executed:1", "left:0"]
 
 
+def test_the_reply_queue_is_kept_for_as_long_as_the_option_says(rabbitmq: RabbitMQ) -> None:
+    assert run(rabbitmq.url, "ttl").splitlines() == ["60:{'x-expires': 60000}", "0:{}"]
+
+
 def test_retry_bounds_what_is_spent_on_a_broker_that_is_away() -> None:
     """One retry takes the rabbit driver two seconds: its interval and kombu's delay, a second each."""
     lines = run(f"amqp://guest:guest@127.0.0.1:{processes.free_port()}/", "away").split()

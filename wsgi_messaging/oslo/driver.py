@@ -122,7 +122,7 @@ class WsgiRabbitDriver(base.BaseDriver):  # type: ignore[misc]
 
     def _call(self, sending: Sending, ctxt: Any, message: dict[str, Any], monitor: float | None) -> Any:
         """A request without at_least_once that nobody takes is tried again until its time is over."""
-        replies = replies_of(sending.connections)
+        replies = replies_of(sending.connections, self._options.transient_ttl_ms)
         sending.ready(replies)
         msg_id = driver_wire.new_id()
         keys = {"_msg_id": msg_id, "_reply_q": replies.queue, "_timeout": monitor}

@@ -56,7 +56,7 @@ class Options:
     prefetch: int
     """rabbit_qos_prefetch_count; 0 when nobody has set it."""
     transient_ttl_ms: int
-    """x-expires of the fanout queue; 0 for none."""
+    """x-expires of the reply queue and the fanout queues; 0 for none."""
     reply_patience: float
     """Seconds until the reply to a caller that has gone is given up."""
     is_compressed: bool

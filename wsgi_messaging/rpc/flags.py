@@ -20,7 +20,7 @@ from ..errors import ConfigurationError, DeclarationRefused
 from .target import Target
 
 EXPIRES_MS = 1_800_000
-"""How long the broker keeps the fanout queue of a server that has vanished; oslo.messaging's default."""
+"""How long the broker keeps the queues of a server, or a client, that has vanished; oslo.messaging's default."""
 
 _MISMATCH = re.compile(
     r"inequivalent arg '(?P<flag>[^']+)' for (?P<kind>\w+) '(?P<name>[^']*)'.*?"

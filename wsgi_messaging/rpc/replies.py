@@ -28,9 +28,8 @@ from ..oslo import envelope
 from ..runtime import native
 from ..runtime.waiting import Completion, Mailbox
 from . import wire
+from .flags import EXPIRES_MS
 
-EXPIRES_MS = 1_800_000
-"""How long the broker keeps a reply queue that nobody consumes; oslo.messaging's default."""
 PREFETCH = 500
 PROBE_WITHIN = 5.0
 """Seconds that a probe may take to come back."""
@@ -44,21 +43,25 @@ Inbox = Mailbox["Inbound | MessagingError"]
 """What a call waits for: its replies, or why its request was not delivered."""
 
 
-def replies_of(connections: Connections) -> Replies:
-    """The one of this process. It belongs to its connections, so a fork or a new start has another."""
-    return connections.extension("rpc replies", lambda: Replies(connections))
+def replies_of(connections: Connections, expires_ms: int = EXPIRES_MS) -> Replies:
+    """The one of this process. It belongs to its connections, so a fork or a new start has another.
+
+    `expires_ms`, at the first use, is how long the broker keeps its queue while nobody consumes it; 0: for ever.
+    """
+    return connections.extension("rpc replies", lambda: Replies(connections, expires_ms))
 
 
 class Replies:
     """The reply queue of one process and who waits for what. Making it opens and declares nothing."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, expires_ms: int) -> None:
         self.queue = f"reply_{uuid4().hex}"
         self.received = 0
         self.unknown = 0
         """Replies that nobody waited for: late ones, mostly."""
         self.malformed = 0
         self._connections = connections
+        self._expires_ms = expires_ms
         self._max_bytes = connections.settings.max_message_bytes
         self._calls: dict[str, Inbox] = {}
         self._waiting: deque[Completion] = deque()
@@ -183,7 +186,7 @@ class Replies:
             durable=True,
             exclusive=False,
             auto_delete=False,
-            arguments={"x-expires": EXPIRES_MS},
+            arguments={"x-expires": self._expires_ms} if self._expires_ms else {},
         )
         self._connections.topology.record(declaration)
         feed = wire.Feed(
