@@ -35,13 +35,18 @@ def test_the_thread_is_quiet_and_others_are_not(logger: logging.Logger, caplog: 
     assert not logger.filters
 
 
-@pytest.mark.parametrize("was_disabled", [False, True])
+@pytest.fixture(params=[False, True])
+def was_disabled(request: pytest.FixtureRequest, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the application had disabled the logger, in a patched process."""
+    monkeypatch.setattr(native, "is_patched", lambda: True)
+    logger.disabled = request.param
+    return logger.disabled
+
+
 def test_two_threads_of_a_patched_process_leave_the_logger_as_it_was(
-    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, was_disabled: bool
+    logger: logging.Logger, was_disabled: bool
 ) -> None:
     """The second to enter finds it disabled by the first, and is not to leave it so."""
-    monkeypatch.setattr(native, "is_patched", lambda: True)
-    logger.disabled = was_disabled
     has_entered, may_leave = threading.Event(), threading.Event()
 
     def second() -> None:
@@ -59,13 +64,8 @@ def test_two_threads_of_a_patched_process_leave_the_logger_as_it_was(
     assert logger.disabled is was_disabled
 
 
-@pytest.mark.parametrize("was_disabled", [False, True])
-def test_a_child_that_was_forked_meanwhile_gets_its_logger_back(
-    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, was_disabled: bool
-) -> None:
+def test_a_child_that_was_forked_meanwhile_gets_its_logger_back(logger: logging.Logger, was_disabled: bool) -> None:
     """The thread that had silenced it is not in the child; the next one there leaves it as it was before both."""
-    monkeypatch.setattr(native, "is_patched", lambda: True)
-    logger.disabled = was_disabled
 
     def child() -> int:
         with native.quiet_logger(logger):
