@@ -89,13 +89,16 @@ def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its
     def fail() -> tuple[str, str]:
         raise OSError("the vault is sealed: s.secret-token")
 
+    def hang() -> tuple[str, str]:
+        time.sleep(2)  # longer than the call may take
+        return "a", "b"
+
     with dev_broker() as broker:
         with Transport(settings=Settings(url=broker.url, credentials=fail)) as transport:
             with pytest.raises(Expired, match="credentials") as raised:
                 transport.publish("x", "q", timeout=0.5)
             assert "secret-token" not in str(raised.value)
-        hang = Settings(url=broker.url, credentials=lambda: time.sleep(2) or ("a", "b"), connect_timeout=0.2)  # type: ignore[func-returns-value]
-        with Transport(settings=hang) as transport:
+        with Transport(settings=Settings(url=broker.url, credentials=hang, connect_timeout=0.2)) as transport:
             begun = time.monotonic()
             with pytest.raises(Expired):
                 transport.publish("x", "q", timeout=0.5)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.harness import apache, processes
+from tests.harness.pages import block
 from tests.harness.processes import ROOT
 from tests.harness.rabbitmq import BrokerConnection, RabbitMQ
 from tests.harness.requirements import missing
@@ -29,12 +30,9 @@ QUEUE = "example-orders"
 ORDERS_BEFORE = 8
 
 
-def block(page: str, caption: str) -> str:
-    """The code block with this caption of a page, with the example API for the shop."""
-    text = (ROOT / "docs" / "servers" / page).read_text()
-    found = re.search(rf"   :caption: {re.escape(caption)}\n\n((?:    ?.*\n|\n)+)", text)
-    assert found, f"{page} has no block {caption}"
-    code = re.sub(r"^   ", "", found[1], flags=re.MULTILINE)
+def recipe(page: str, caption: str) -> str:
+    """A block of a page of docs/servers, with the example API for the shop."""
+    code = block(f"servers/{page}", caption)
     assert code.count("from shop import application") == 1
     return code.replace("from shop import application", "from examples.api import application")
 
@@ -55,7 +53,7 @@ class Program(Server):
         return {"waitress": "waitress-serve", "cheroot": "cheroot"}[self.name]
 
     def command(self) -> list[str]:
-        code = block("others.rst", f"serve_{self.name}.py")
+        code = recipe("others.rst", f"serve_{self.name}.py")
         assert code.count("8000") == 1
         path = self.folder / f"serve_{self.name}.py"
         path.write_text(code.replace("8000", str(self.port)))
