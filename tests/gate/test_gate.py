@@ -92,7 +92,7 @@ def test_memory_of_an_operation(url: str, work: str, left: float, peak: int) -> 
     assert {name: found[name] for name in bounds if found[name] > bounds[name]} == {}
 
 
-@pytest.mark.parametrize(("work", "bound"), [("publish", 8.1), ("publish_many", 0.3), ("call", 17.0)])
+@pytest.mark.parametrize(("work", "bound"), [("publish", 6.9), ("publish_many", 0.3), ("call", 14.0)])
 def test_system_calls_of_an_operation(url: str, work: str, bound: float, tmp_path: Path) -> None:
     """Fails when a turn of the loop does more than it needs: a read of nothing, a wake-up of somebody awake."""
     if shutil.which("strace") is None:

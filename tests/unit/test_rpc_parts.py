@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from wsgi_messaging.rpc import (
     deadline,
     expected_exceptions,
     remaining_time,
+    wire,
 )
 from wsgi_messaging.rpc.duplicates import SeenIds
 from wsgi_messaging.rpc.executor import Pool
@@ -244,6 +246,56 @@ def test_the_pool_has_as_many_workers_as_it_needs() -> None:
     go_on.set()
     assert pool.wait(5)
     assert pool.workers == 0
+
+
+def test_a_worker_reads_for_itself_while_nothing_is_executed() -> None:
+    """While something is, its worker's acknowledgement and reply would wake the one that reads, for nothing."""
+    go_on, executing = threading.Event(), threading.Semaphore(0)
+
+    class Reading:
+        def acquire(self, _blocking: bool, _timeout: float) -> bool:
+            read.append(pool.busy)
+            return False
+
+        def release(self) -> None: ...
+
+    def execute(_delivered: Delivered, _received_at: float) -> None:
+        executing.release()
+        assert go_on.wait(5)
+
+    read: list[int] = []
+    delivered: Any = object()
+    pool = Pool("pool", 3, execute, lambda _delivered: None, Reading)
+    pool.start()
+    wait_until(lambda: len(read) == 1, what="the first worker, which waits")
+    pool.put(delivered)
+    assert executing.acquire(timeout=5)
+    wait_until(lambda: pool.workers == 2 and pool.busy == 1, what="the second worker, which waits")
+    pool.put(delivered)
+    assert executing.acquire(timeout=5)
+    assert read == [0]
+    go_on.set()
+    wait_until(lambda: not pool.busy, what="the end of both")
+    wait_until(lambda: len(read) > 1, what="the last one, which waits")
+    assert not any(read)
+    pool.stop()
+    assert pool.wait(5)
+
+
+@pytest.mark.parametrize("is_own_thread", [True, False])
+def test_whoever_reads_for_itself_is_woken_by_others_only(is_own_thread: bool) -> None:
+    """What it has read itself ends its reading anyway, and the thread may sleep on."""
+    woken: list[int] = []
+    watch = SimpleNamespace(wake=lambda: woken.append(1))
+    loop: Any = SimpleNamespace(watch=watch, is_own_thread=lambda: is_own_thread)
+    loop.attend = lambda is_there, _until, is_alone: seen.append((is_there(), is_alone))
+    seen: list[tuple[object, bool]] = []
+    reading = wire._Reading(loop)
+    assert not reading.acquire(True, 1.0)
+    reading.release()
+    assert reading.acquire(True, 1.0)
+    assert seen == [(False, True), (True, True)]
+    assert len(woken) == (not is_own_thread)
 
 
 def test_a_request_is_not_alone_while_others_wait() -> None:

@@ -1,5 +1,5 @@
-"""A lone caller writes its message itself, while the connection's thread sleeps, and never otherwise; and reads the
-answer, while it stands by."""
+"""A lone caller writes its message and reads the answer itself, while the connection's thread sleeps, and never
+otherwise."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Stream:
     """Takes so many octets at a time."""
 
     wants_write = False
+    has_pending = False
 
     def __init__(self) -> None:
         self.written = b""
@@ -56,6 +57,8 @@ class Desk:
     def __init__(self) -> None:
         self.watch = Watch()
         self.watch.open()
+        self.ours, self.theirs = socket.socketpair()
+        self.watch.add(self.ours, native.POLLIN)  # type: ignore[arg-type]
         self.publisher = Publisher(Channels())
         self.publisher.frame_max = 4096
         self.outlet = Outlet(self.publisher)
@@ -70,8 +73,13 @@ class Desk:
         self.sleep()
         self.watch.give_turn()
 
-    def sleep(self, *, on_standby: bool = False, seconds: float = 10.0) -> None:
-        self.watch.fall_asleep(native.monotonic() + seconds, on_standby=on_standby)
+    def sleep(self, *, seconds: float = 10.0) -> None:
+        self.watch.fall_asleep(native.monotonic() + seconds)
+
+    def close(self) -> None:
+        self.watch.close()
+        self.ours.close()
+        self.theirs.close()
 
     def write(self, *names: str, **changes: Any) -> bool:
         """What a caller on another thread gets for the last of these messages."""
@@ -100,7 +108,7 @@ def elsewhere(work: Callable[[], object]) -> object:
 def desk() -> Any:
     made = Desk()
     yield made
-    made.watch.close()
+    made.close()
 
 
 def test_a_lone_message_is_written_at_once(desk: Desk) -> None:
@@ -177,20 +185,17 @@ class Answers:
     """A socket that is readable when it is told; what is read there settles the message."""
 
     def __init__(self, desk: Desk) -> None:
-        self.ours, self.theirs = socket.socketpair()
         self.reads = 0
         self.settles = True
         self.fails: Exception | None = None
         self._desk = desk
-        desk.stream.has_pending = False
-        desk.watch.add(self.ours, native.POLLIN)  # type: ignore[arg-type]
         desk.read = self._read
 
     def come(self) -> None:
-        self.theirs.send(b"x")
+        self._desk.theirs.send(b"x")
 
     def _read(self) -> None:
-        self.ours.recv(1)
+        self._desk.ours.recv(1)
         self.reads += 1
         if self.fails is not None:
             raise self.fails
@@ -200,30 +205,29 @@ class Answers:
 
 
 @pytest.fixture
-def answers(desk: Desk) -> Any:
-    made = Answers(desk)
-    yield made
-    made.ours.close()
-    made.theirs.close()
+def answers(desk: Desk) -> Answers:
+    return Answers(desk)
 
 
-def test_an_answer_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
+def test_an_answer_is_read_by_who_waits_for_it(desk: Desk, answers: Answers) -> None:
     answers.come()
     assert desk.write("a")
     assert answers.reads == 1
 
 
-def test_it_pays_to_stand_by_when_lone_messages_follow_each_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
-    desk.write("a")
-    assert not desk.shortcut.is_hot(native.monotonic()), "the thread would wake once more, for nothing"
-    desk.write("b")
-    assert desk.shortcut.is_hot(native.monotonic())
-    assert not desk.shortcut.is_hot(native.monotonic() + LONG)
+def test_an_answer_that_was_received_already_is_read(desk: Desk, answers: Answers) -> None:
+    """Over TLS the rest of a record waits where no poll of the socket tells of it."""
+    desk.stream.has_pending = True
+    read = desk.read
+    desk.read = lambda: (setattr(desk.stream, "has_pending", False), answers.come(), read())[2]
+    assert desk.write("a")
+    assert answers.reads == 1
 
 
-def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
+def test_an_answer_is_the_threads_where_it_cannot_be_relieved(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk.watch._poller, "can_change", False)
     answers.come()
     assert desk.write("a")
     assert answers.reads == 0
@@ -231,7 +235,6 @@ def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: 
 
 def test_several_reads_until_the_answer(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a heartbeat of the broker comes first."""
-    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     answers.settles = False
     read = desk.read
@@ -248,9 +251,8 @@ def test_several_reads_until_the_answer(desk: Desk, answers: Answers, monkeypatc
 
 
 def test_an_answer_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
     began_at = native.monotonic()
-    assert not desk.write("a")
+    assert desk.write("a")
     assert READ_WITHIN * 0.9 <= native.monotonic() - began_at < LONG
     assert desk.watch.take_turn(), "the turn was given back"
 
@@ -261,25 +263,37 @@ def test_it_reads_no_longer_than_to_the_threads_next_duty_and_its_own_deadline(
 ) -> None:
     """A beat is due: it must not wait for an answer that may never come."""
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
-    desk.sleep(on_standby=True, seconds=0.05 if first == "duty" else LONG)
+    desk.sleep(seconds=0.05 if first == "duty" else LONG)
     began_at = native.monotonic()
     deadline = began_at + (0.05 if first == "deadline" else LONG)
-    assert not desk.write("a", deadline=deadline)
+    assert desk.write("a", deadline=deadline)
     assert native.monotonic() - began_at < LONG / 2
 
 
 def test_whoever_wants_the_thread_ends_it(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
-    desk.sleep(on_standby=True, seconds=LONG)
     desk.watch.rouse()
     answers.come()
     began_at = native.monotonic()
-    assert not desk.write("a")
+    assert desk.write("a")
     assert native.monotonic() - began_at < LONG / 2 and answers.reads == 0
 
 
+def test_nobody_reads_for_a_moment_where_somebody_wanted_the_thread(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among others who come and go it would be woken, and the thread too, for each of them."""
+    monkeypatch.setattr(shortcut, "APART_FOR", LONG)
+    desk.watch.rouse()
+    desk.write("a")
+    desk.watch._wake_up.drain()  # type: ignore[union-attr]
+    answers.come()
+    assert desk.write("b") and answers.reads == 0
+    desk.shortcut._reads_from -= LONG
+    assert desk.write("c") and answers.reads == 1
+
+
 def test_what_a_read_raises_is_the_threads(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
     answers.fails = FrameError("nonsense")
     answers.come()
     assert not desk.write("a")
@@ -288,7 +302,6 @@ def test_what_a_read_raises_is_the_threads(desk: Desk, answers: Answers) -> None
 
 
 def test_what_a_read_left_to_write_is_the_threads(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
     read = desk.read
     desk.read = lambda: (read(), desk.outlet.answer(b"channel.close-ok"))[1]
     answers.come()
@@ -296,93 +309,90 @@ def test_what_a_read_left_to_write_is_the_threads(desk: Desk, answers: Answers) 
 
 
 def test_a_message_without_a_confirm_has_no_answer_to_read(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
     desk.watch.sleeps_until = 0.0
     answers.come()
-    assert not desk.write("a", confirm=False)
+    assert desk.write("a", confirm=False)
     assert answers.reads == 0
 
 
 def test_a_greenlet_does_not_wait_in_the_threads_place(
     desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
     answers.come()
-    assert not desk.write("a")
+    assert desk.write("a")
     assert answers.reads == 0
 
 
-# A delivery that a caller waits for: the reply to a call.
+# A delivery that somebody waits for: the reply to a call, or the next request.
 
 
-def read(desk: Desk, answers: Answers, seconds: float = LONG) -> tuple[object, float]:
-    """What a caller gets that waits until something was read, and how long it took."""
+def read(desk: Desk, answers: Answers, seconds: float = LONG) -> float:
+    """How long it took a caller that waits until something was read."""
     began_at = native.monotonic()
-    result = elsewhere(lambda: desk.shortcut.read(lambda: answers.reads, began_at + seconds))
-    return result, native.monotonic() - began_at
+    elsewhere(lambda: desk.shortcut.read(lambda: answers.reads, began_at + seconds))
+    return native.monotonic() - began_at
 
 
-def test_a_delivery_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
+def test_a_delivery_is_read_by_who_waits_for_it(desk: Desk, answers: Answers) -> None:
     answers.come()
-    assert read(desk, answers)[0] is True
+    read(desk, answers)
+    assert answers.reads == 1 and desk.watch.is_asleep
     assert desk.watch.take_turn(), "the turn was given back"
 
 
-def test_a_delivery_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
-    answers.come()
-    assert read(desk, answers)[0] is False and answers.reads == 0
-
-
 def test_no_delivery_is_read_on_the_main_thread(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
     answers.come()
-    assert not desk.shortcut.read(lambda: answers.reads, float("inf")) and answers.reads == 0
+    desk.shortcut.read(lambda: answers.reads, float("inf"))
+    assert answers.reads == 0
 
 
 def test_a_greenlet_reads_no_delivery(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
     answers.come()
-    assert read(desk, answers)[0] is False and answers.reads == 0
-    assert not desk.shortcut.is_hot(native.monotonic())
+    read(desk, answers)
+    assert answers.reads == 0
+
+
+def test_no_delivery_is_read_without_a_connection(desk: Desk, answers: Answers) -> None:
+    desk.shortcut.link = None
+    answers.come()
+    assert read(desk, answers) < LONG / 2
+    assert answers.reads == 0 and desk.watch.is_asleep, "the thread has nothing to do"
 
 
 def test_a_delivery_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
-    result, took = read(desk, answers)
-    assert result is False and READ_WITHIN * 0.9 <= took < LONG
+    took = read(desk, answers)
+    assert answers.reads == 0 and READ_WITHIN * 0.9 <= took < LONG
+    assert desk.watch.is_asleep, "the socket will wake it"
 
 
 def test_a_delivery_is_not_read_beyond_the_callers_time(
     desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
-    desk.sleep(on_standby=True)
-    result, took = read(desk, answers, 0.05)
-    assert result is False and took < LONG / 2
+    assert read(desk, answers, 0.05) < LONG / 2
+
+
+def test_a_fault_that_is_met_wakes_the_thread(desk: Desk, answers: Answers) -> None:
+    answers.fails = FrameError("nonsense")
+    answers.come()
+    read(desk, answers)
+    assert not desk.watch.is_asleep
+    with pytest.raises(FrameError):
+        desk.shortcut.raise_fault(desk.link)
 
 
 def test_acknowledgements_that_fall_due_in_its_sleep_are_the_threads(desk: Desk, answers: Answers) -> None:
-    desk.sleep(on_standby=True)
-    desk.consumers.due_at = lambda: native.monotonic() + 1.0
-    answers.come()
-    assert read(desk, answers)[0] is False and answers.reads == 1
     desk.consumers.due_at = lambda: desk.watch.sleeps_until
     answers.come()
+    read(desk, answers)
+    assert answers.reads == 1 and desk.watch.is_asleep, "it wakes in time"
+    desk.consumers.due_at = lambda: native.monotonic() + 1.0
     answers.reads = 0
-    assert read(desk, answers)[0] is True, "it wakes in time"
-
-
-def test_calls_that_follow_each_other_have_the_thread_stand_by(
-    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
-    read(desk, answers, 0.0)
-    assert not desk.shortcut.is_hot(native.monotonic())
-    read(desk, answers, 0.0)
-    assert desk.shortcut.is_hot(native.monotonic())
+    answers.come()
+    read(desk, answers)
+    assert answers.reads == 1 and not desk.watch.is_asleep
 
 
 # Orders: an acknowledgement, mostly.
@@ -435,6 +445,14 @@ def transport() -> Any:
         yield made
 
 
+def sleeps(loop: Loop) -> bool:
+    """True when the turn of its thread can be taken."""
+    if not loop.watch.take_turn():
+        return False
+    loop.watch.give_turn()
+    return True
+
+
 def test_a_thread_that_publishes_alone_wakes_nobody(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(transport)
     roused: list[int] = []
@@ -442,7 +460,7 @@ def test_a_thread_that_publishes_alone_wakes_nobody(transport: Transport, monkey
 
     def publish() -> int:
         for number in range(100):
-            wait_until(lambda: loop.watch._is_asleep, what="the thread's sleep", interval=0.001)
+            wait_until(lambda: sleeps(loop), what="the thread's sleep", interval=0.001)
             transport.publish(f"{number}", "nowhere", mandatory=False)
         return len(roused)
 
@@ -467,7 +485,7 @@ def test_a_finalizer_in_the_middle_of_a_message_is_refused(
         return write_one(*arguments)
 
     monkeypatch.setattr(outlet.Outlet, "write_one", finalized)
-    wait_until(lambda: loop.watch._is_asleep, what="the thread's sleep")
+    wait_until(lambda: sleeps(loop), what="the thread's sleep")
     assert elsewhere(lambda: transport.publish("around it", "nowhere", mandatory=False)) is None
     assert len(refused) == 1
     transport.publish("next", "nowhere", mandatory=False)
@@ -487,7 +505,7 @@ def test_the_connection_is_given_up_when_a_caller_is_interrupted(
         raise SystemExit
 
     monkeypatch.setattr(outlet.Outlet, "write_one", interrupted)
-    wait_until(lambda: loop.watch._is_asleep, what="the thread's sleep")
+    wait_until(lambda: sleeps(loop), what="the thread's sleep")
     assert isinstance(elsewhere(lambda: transport.publish("torn", "nowhere", mandatory=False)), SystemExit)
     wait_until(lambda: loop.reconnects == 1, what="another connection")
     transport.publish("next", "nowhere", mandatory=False)

@@ -155,6 +155,43 @@ def test_get_waits_for_put(threads: Threads) -> None:
     assert not mailbox._wakers
 
 
+class Helper:
+    """A waker that gets the item itself, or gives up."""
+
+    def __init__(self, mailbox: Mailbox[str], gets: bool) -> None:
+        self._mailbox, self._gets, self.is_released = mailbox, gets, False
+
+    def acquire(self, _blocking: bool, _timeout: float) -> bool:
+        if self._gets:
+            self._mailbox.put("item")
+        return self.is_released
+
+    def release(self) -> None:
+        self.is_released = True
+
+
+def test_who_waits_in_a_way_of_its_own_is_woken_first(threads: Threads) -> None:
+    """It gets what it brings about itself, and wakes nobody for it."""
+    mailbox: Mailbox[str] = Mailbox()
+    threads.run(lambda: mailbox.get(LONG))
+    wait_until(lambda: mailbox._wakers, LONG, "another waiter")
+    helper = Helper(mailbox, gets=True)
+    assert mailbox.get(LONG, helper) == "item"
+    assert helper.is_released and len(mailbox._wakers) == 1
+    mailbox.put("other")
+    assert threads.join() == ["other"]
+
+
+def test_who_waited_in_a_way_of_its_own_waits_on(threads: Threads) -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    helper = Helper(mailbox, gets=False)
+    threads.run(lambda: mailbox.get(LONG, helper))
+    wait_until(lambda: mailbox._wakers and mailbox._wakers != [helper], LONG, "the waiter, as others wait")
+    mailbox.put("item")
+    assert threads.join() == ["item"]
+    assert not helper.is_released and not mailbox._wakers
+
+
 def test_each_item_goes_to_one(threads: Threads) -> None:
     mailbox: Mailbox[int] = Mailbox()
     threads.run(lambda: mailbox.get(LONG), times=4)

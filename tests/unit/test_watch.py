@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.waiting import wait_until
 from wsgi_messaging.connection.watch import Watch
 from wsgi_messaging.runtime import native
 
 LONG = 5000
 
 
-@pytest.fixture
-def watch() -> Iterator[Watch]:
+@pytest.fixture(params=["epoll", "poll"])
+def watch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """Where there is epoll(7), and where there is not."""
+    if request.param == "poll":
+        monkeypatch.setattr(native, "_epoll", None)
     made = Watch()
     made.open()
     yield made
@@ -48,10 +54,14 @@ def sleeps(watch: Watch) -> bool:
     return elapsed(watch, 50) > 0.045
 
 
-def test_nothing_is_open_before_open() -> None:
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux counts descriptors there")
+def test_nothing_is_open_before_open_and_after_close() -> None:
     watch = Watch()
+    before = os.listdir("/proc/self/fd")
     watch.wake(), watch.rouse(), watch.close()
-    assert not watch.sleep(0)
+    watch.open()
+    watch.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_a_wake_up_ends_the_sleep_once(watch: Watch) -> None:
@@ -135,9 +145,9 @@ def test_a_socket_that_can_be_written(watch: Watch) -> None:
     with ours, theirs:
         watch.add(ours, native.POLLIN)  # type: ignore[arg-type]
         assert not watch.sleep(0)
-        watch.await_writing(ours, True)  # type: ignore[arg-type]
+        watch.await_writing(True)
         assert watch.sleep(0)
-        watch.await_writing(ours, False)  # type: ignore[arg-type]
+        watch.await_writing(False)
         assert not watch.sleep(0)
         watch.remove(ours)  # type: ignore[arg-type]
 
@@ -146,3 +156,138 @@ def test_close_is_idempotent(watch: Watch) -> None:
     watch.close()
     watch.close()
     watch.rouse()
+
+
+# In the thread's place.
+
+
+class Sleeper:
+    """The connection's thread: it sleeps as it is told, and says how that ended."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._is_to_sleep = threading.Semaphore(0)
+        self.ended: list[bool] = []
+        self._sleeps = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while self._is_to_sleep.acquire():
+            self.ended.append(self._watch.sleep(self._wait_ms))
+
+    def sleep(self, wait_ms: int = LONG) -> None:
+        """Returns when its turn can be taken."""
+        self._wait_ms = wait_ms
+        self._watch.fall_asleep(native.monotonic() + wait_ms / 1000)
+        self._is_to_sleep.release()
+        self._sleeps += 1
+        wait_until(self._watch.take_turn, what="its turn", interval=0.001)
+
+    def has_woken(self) -> bool:
+        return len(self.ended) == self._sleeps
+
+    def is_asleep(self) -> bool:
+        """True when nothing ends its sleep for a while."""
+        time.sleep(0.05)
+        return not self.has_woken()
+
+
+@pytest.fixture
+def readable(pair: native.WakeUp) -> Readable:
+    return Readable(pair)
+
+
+@pytest.fixture
+def relieved(readable: Readable) -> Iterator[tuple[Watch, Sleeper]]:
+    """It sleeps, and we have its turn, and have waited for the socket once."""
+    watch = Watch()
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    sleeper = Sleeper(watch)
+    sleeper.sleep()
+    assert watch.wait_for_socket(0) is None
+    yield watch, sleeper
+    watch.rouse()
+    wait_until(sleeper.has_woken, what="its end")
+    watch.close()
+
+
+needs_epoll = pytest.mark.skipif(native._epoll is None, reason="the thread cannot be relieved without epoll(7)")
+
+
+@needs_epoll
+def test_the_socket_wakes_only_who_is_in_the_threads_place(
+    relieved: tuple[Watch, Sleeper], pair: native.WakeUp
+) -> None:
+    watch, sleeper = relieved
+    pair.send()
+    assert watch.wait_for_socket(LONG) is True
+    assert sleeper.is_asleep()
+    pair.drain()
+    watch.give_turn()
+    assert sleeper.is_asleep()
+    pair.send()
+    wait_until(sleeper.has_woken, what="the thread, which has its place again")
+    assert sleeper.ended == [True]
+
+
+@needs_epoll
+def test_what_was_not_read_wakes_the_thread(relieved: tuple[Watch, Sleeper], pair: native.WakeUp) -> None:
+    watch, sleeper = relieved
+    pair.send()
+    assert sleeper.is_asleep()
+    watch.give_turn()
+    wait_until(sleeper.has_woken, what="the thread")
+    assert sleeper.ended == [True]
+
+
+@needs_epoll
+def test_who_wants_the_thread_ends_both_waits(relieved: tuple[Watch, Sleeper]) -> None:
+    watch, sleeper = relieved
+    threading.Timer(0.05, watch.wake).start()
+    assert watch.wait_for_socket(LONG) is False
+    watch.give_turn()
+    wait_until(sleeper.has_woken, what="the thread")
+    assert sleeper.ended == [False]
+
+
+@needs_epoll
+def test_a_thread_that_wakes_by_itself_gets_its_place(relieved: tuple[Watch, Sleeper], readable: Readable) -> None:
+    """It cannot be woken any more while it waits for its turn, so nobody else would end the wait in its place."""
+    watch, sleeper = relieved
+    watch.await_writing(True)  # what the socket takes, it takes at once
+    assert watch.wait_for_socket(LONG) is False
+    watch.give_turn()
+    wait_until(sleeper.has_woken, what="the thread")
+    assert sleeper.ended == [True]
+    assert not watch.is_asleep and not watch.take_turn()
+
+
+@needs_epoll
+def test_nobody_waits_in_the_place_of_a_thread_that_has_just_woken(readable: Readable, pair: native.WakeUp) -> None:
+    """The socket woke it after its turn was taken, and before it was relieved."""
+    watch = Watch()
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    sleeper = Sleeper(watch)
+    sleeper.sleep()
+    pair.send()
+    wait_until(lambda: not watch.is_asleep, what="the thread")
+    pair.drain()
+    began_at = native.monotonic()
+    assert watch.wait_for_socket(LONG) is None
+    assert native.monotonic() - began_at < 2.0
+    watch.give_turn()
+    wait_until(sleeper.has_woken, what="the thread, with its turn")
+    watch.close()
+
+
+def test_without_epoll_nobody_waits_in_its_place(readable: Readable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_epoll", None)
+    watch = Watch()
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    began_at = native.monotonic()
+    assert watch.wait_for_socket(LONG) is None
+    assert native.monotonic() - began_at < 2.0
+    watch.close()

@@ -1,15 +1,16 @@
 """A lone caller's own way to the socket, while the connection's thread sleeps.
 
 Who is alone gains nothing from being gathered with others, and loses the time until the thread has woken and been
-given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself. The thread then stands
-by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too: its confirm, or on
-the connection that consumes the reply to its call. Whatever else is wanted meanwhile (another caller, a beat, an answer
-that takes long) ends this, and the thread does all as ever.
+given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself, and reads the answer
+itself: the confirm, or on the connection that consumes the reply to its call, or the next request. The socket does not
+wake the thread meanwhile. Whatever else is wanted (another caller, a beat, an answer that takes long) ends this, and
+the thread does all as ever.
 
 Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
-most to read, and never beyond the thread's next duty; never on the main thread, where a signal handler can come in
-between and stay, and with it the heartbeat would stop; a greenlet, whose hub would stand still, never waits here; a
-caller that is interrupted in there costs the connection, which nobody else then finds in the middle of a frame.
+most to read, and never beyond the thread's next duty; where somebody came who wanted the thread, nobody reads for a
+moment; never on the main thread, where a signal handler can come in between and stay, and with it the heartbeat would
+stop; a greenlet, whose hub would stand still, never waits here; a caller that is interrupted in there costs the
+connection, which nobody else then finds in the middle of a frame.
 
 Layer 2.
 """
@@ -34,8 +35,8 @@ from .watch import Watch
 
 READ_WITHIN = 0.1
 """Seconds that a caller waits for its answer in the thread's place."""
-STANDBY_FOR = 0.1
-"""Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
+APART_FOR = 0.02
+"""Seconds for which nobody reads in the thread's place after somebody wanted the thread meanwhile."""
 
 Order = Callable[[float], bytes | None]
 """Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
@@ -50,7 +51,7 @@ class Shortcut:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
         self._fault: tuple[Link | None, Exception] | None = None
-        self._tried_at = self._is_hot_until = float("-inf")
+        self._reads_from = float("-inf")
         self._watch = watch
         self._outlet = outlet
         self._inlet = inlet
@@ -59,36 +60,26 @@ class Shortcut:
         self._pulse = pulse
 
     def write(self, entry: Outgoing) -> bool:
-        """Write the message, which waits in the outbox, and read its answer if the thread stands by.
+        """Write the message, which waits in the outbox, and read its answer.
 
         False when there is something to do for the connection's thread.
         """
         if native.is_main_thread():
             return False
-        self._look_out_for_more()
-        return self._in_its_place(lambda link, now: self._write_message(link, now, entry))
+        return bool(self._in_its_place(lambda link, now: self._write_message(link, now, entry)))
 
-    def read(self, is_there: Callable[[], object], until: float) -> bool:
-        """Read what comes until `is_there()`, if the thread stands by.
-
-        False when it has not come by `until`, or left something to do for the connection's thread.
-        """
+    def read(self, is_there: Callable[[], object], until: float) -> None:
+        """Read what comes until `is_there()`, or `until`, or for a moment. The thread is woken if it is wanted."""
         if native.is_main_thread() or waits_in_a_hub():
-            return False
-        self._look_out_for_more()
-        return self._in_its_place(
-            lambda link, now: self._watch.is_on_standby and self._read(link, now, is_there, until)
-        )
+            return
+        if self._in_its_place(lambda link, now: self._read(link, now, is_there, until)) is False:
+            self._watch.wake()
 
     def carry_out(self, order: Order) -> bool:
         """Do it, and write what it gives; False when it was not done."""
         if native.is_main_thread():
             return False
-        return self._in_its_place(lambda link, now: self._write_answer(link, now, order))
-
-    def is_hot(self, now: float) -> bool:
-        """True when two lone callers came a moment ago, be it that the thread was awake: the next one is near."""
-        return now < self._is_hot_until
+        return bool(self._in_its_place(lambda link, now: self._write_answer(link, now, order)))
 
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
@@ -97,18 +88,13 @@ class Shortcut:
             if where is link:
                 raise fault
 
-    def _look_out_for_more(self) -> None:
-        now = native.monotonic()
-        if now - self._tried_at < STANDBY_FOR:
-            self._is_hot_until = now + STANDBY_FOR
-        self._tried_at = now
-
-    def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool:
+    def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool | None:
+        """What the work gives, False when it met a fault; None when the place is not to be had, or nothing is open."""
         if not self._watch.take_turn():
-            return False
+            return None
         link = self.link
         try:
-            return link is not None and work(link, native.monotonic())
+            return None if link is None else work(link, native.monotonic())
         except (OSError, EOFError, FrameError, MalformedValue, Refused) as exc:
             self._fault = link, exc  # the thread raises it, and knows what follows
             return False
@@ -125,22 +111,29 @@ class Shortcut:
         self._pulse.wrote(now)
         if self._publisher.due_at() < self._watch.sleeps_until:
             return False
-        if not self._watch.is_on_standby:
-            return True
         if not entry.confirm or waits_in_a_hub():
-            return False
+            return True
         return self._read(link, now, lambda: entry.is_done, entry.deadline)
 
     def _read(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
-        """As `read`, in the thread's place."""
+        """As `read`, in the thread's place. False when the thread is wanted for what was read."""
+        if now < self._reads_from:
+            return True
         until = min(now + READ_WITHIN, self._watch.sleeps_until, until)
         while not is_there():
-            wait_ms = int((until - native.monotonic()) * 1000)
-            if wait_ms <= 0 or not self._watch.wait_for_socket(wait_ms):
-                return False
+            if not (link.stream.has_pending or self._awaits_socket(until)):
+                break
             self._inlet.read(link)
         is_all_read = self._outlet.has_nothing and not (link.stream.has_pending or link.stream.wants_write)
         return is_all_read and self._consumers.due_at() >= self._watch.sleeps_until
+
+    def _awaits_socket(self, until: float) -> bool:
+        """Wait for it in the thread's place; False when that is over."""
+        wait_ms = int((until - native.monotonic()) * 1000)
+        has_something = self._watch.wait_for_socket(wait_ms) if wait_ms > 0 else None
+        if has_something is False:
+            self._reads_from = native.monotonic() + APART_FOR
+        return bool(has_something)
 
     def _write_answer(self, link: Link, now: float, order: Order) -> bool:
         if not self._outlet.has_nothing:

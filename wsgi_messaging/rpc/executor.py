@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..connection.consuming import Delivered
 from ..errors import ConfigurationError
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, start_application_thread
+from ..runtime.waiting import Completion, Mailbox, Waker, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 
@@ -36,13 +36,20 @@ class Pool:
     """Gives each delivery, and when it came, to `execute`, on a worker of its own; a sink for subscriptions."""
 
     def __init__(
-        self, name: str, size: int, execute: Callable[[Delivered, float], None], give_back: Callable[[Delivered], None]
+        self,
+        name: str,
+        size: int,
+        execute: Callable[[Delivered, float], None],
+        give_back: Callable[[Delivered], None],
+        reading: Callable[[], Waker] | None = None,
     ) -> None:
-        """`give_back` gets what came and will not be executed, because the pool was stopped first."""
+        """`give_back` gets what came and will not be executed, because the pool was stopped first. `reading` gives what
+        a worker first waits with while nothing is executed."""
         self._name = name
         self._size = size
         self._execute = execute
         self._give_back = give_back
+        self._reading = reading
         self._mailbox: Mailbox[tuple[Delivered, float]] = Mailbox()
         self._lock = native.allocate_lock()  # guards _workers, _idle and _is_stopping
         self._workers = 0
@@ -122,7 +129,7 @@ class Pool:
         """Wait for a delivery and execute it; False when this worker is to end."""
         with self._lock:
             self._idle += 1
-        item = self._mailbox.get(IDLE_FOR)
+        item = self._mailbox.get(IDLE_FOR, self._reading() if self._reading and not self.busy else None)
         # Critical section: count who is left waiting.
         with self._lock:
             self._idle -= 1

@@ -296,7 +296,13 @@ class _Running:
         name = f"{server.target.topic}-{self.pid}"
         self.seen = SeenIds()
         self.timer = Timer(f"wsgi-messaging-rpc-timer-{name}")
-        self.pool = Pool(name, server._pool_size, partial(server.handle, self), partial(wire.requeue, connections))
+        self.pool = Pool(
+            name,
+            server._pool_size,
+            partial(server.handle, self),
+            partial(wire.requeue, connections),
+            None if native.is_patched() else lambda: self._feeds[0].reading(),
+        )
         self.replier = Replier(
             server.transport,
             connections,

@@ -14,6 +14,7 @@ from functools import partial
 
 from ..connection import codec, frames, topology
 from ..connection.consuming import Delivered, Sink, Subscription
+from ..connection.loop import Loop
 from ..connection.pending import Outgoing
 from ..connection.state import State
 from ..connection.topology import Declaration
@@ -21,6 +22,7 @@ from ..connections import Connections
 from ..errors import MessagingError
 from ..lifetime import CONSUME
 from ..runtime import native
+from ..runtime.waiting import Waker
 
 _SMALL = 4096 - 3 * frames.OVERHEAD
 _OPEN = (State.READY, State.BLOCKED)
@@ -60,6 +62,23 @@ def publish(
     return entry
 
 
+class _Reading:
+    """What a sink's reader waits with who is alone: it reads for itself, for a moment, until it is given something."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._is_over = False
+
+    def acquire(self, _blocking: bool, timeout: float) -> bool:
+        self._loop.attend(lambda: self._is_over, native.monotonic() + timeout, is_alone=True)
+        return self._is_over
+
+    def release(self) -> None:
+        self._is_over = True
+        if not self._loop.is_own_thread():
+            self._loop.watch.wake()
+
+
 class Feed:
     """One subscription whose deliveries go to a sink; it comes back after every loss."""
 
@@ -71,11 +90,9 @@ class Feed:
         *,
         prefetch: int,
         on_change: Callable[[], None],
-        is_awaited: Callable[[], bool] | None = None,
         declares: bool = False,
     ) -> None:
-        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up. `is_awaited`
-        tells whether somebody waits for a delivery, where none comes unasked."""
+        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up."""
         self._connections = connections
         self._subscription = Subscription(
             queue,
@@ -83,7 +100,6 @@ class Feed:
             prefetch=prefetch,
             mailbox=sink,
             notify=on_change,
-            is_awaited=is_awaited,
             declares=declares,
         )
         self._loop = connections.loop(CONSUME)
@@ -113,9 +129,13 @@ class Feed:
         """
         self._loop.attend(is_there, until, is_alone=is_alone)
 
+    def reading(self) -> Waker:
+        """What a thread may wait with for a delivery, while it is alone: it reads for itself."""
+        return _Reading(self._loop)
+
     def disturb(self) -> None:
         """Have nobody read for itself just now: something else has come that it waits for."""
-        if self._loop.watch.is_on_standby:
+        if self._loop.watch.deputy:
             self._loop.watch.wake()
 
     def stop(self) -> None:

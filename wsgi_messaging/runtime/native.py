@@ -42,7 +42,9 @@ def _original(module: str, name: str) -> Any:
 allocate_lock: Callable[[], _thread.LockType] = _original("_thread", "allocate_lock")
 get_ident: Callable[[], int] = _original("_thread", "get_ident")
 _start_new_thread: Callable[..., int] = _original("_thread", "start_new_thread")
+_local: Any = _original("_thread", "_local")
 poll: Callable[[], select.poll] = _original("select", "poll")
+_epoll: Callable[[], select.epoll] | None = _original("select", "epoll") if hasattr(select, "EPOLLIN") else None
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 monotonic = time.monotonic
 wall_clock = time.time
@@ -167,9 +169,15 @@ def spawn(run: Callable[[], None]) -> None:
     _thread.start_new_thread(run, ())
 
 
+_own = _local()
+"""What a thread knows of itself: whether it `is_main` in the process `pid`."""
+
+
 def is_main_thread() -> bool:
     """True on the process's main thread, whatever greenlet runs there (Linux; elsewhere False)."""
-    return _thread.get_native_id() == getpid()
+    if getattr(_own, "pid", 0) != getpid():
+        _own.is_main, _own.pid = _thread.get_native_id() == getpid(), getpid()
+    return bool(_own.is_main)
 
 
 def count_inherited_threads() -> int:
@@ -224,6 +232,37 @@ class WakeUp:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+
+_AT_ONCE = 4
+"""How many descriptors a wait tells of; epoll's `poll` makes room for a thousand unless told."""
+
+
+class Poller:
+    """What a thread waits for: descriptors, and the events of each.
+
+    Where `can_change` (epoll(7)) another thread's `modify` holds at once for the one that waits, elsewhere (poll(2))
+    from its next wait on. In a forked child only `close` may be called: the kernel has one list for both processes.
+    """
+
+    def __init__(self) -> None:
+        waiting: Any = poll() if _epoll is None else _epoll()
+        self.can_change = _epoll is not None
+        self.register: Callable[[int, int], None] = waiting.register
+        self.modify: Callable[[int, int], None] = waiting.modify
+        self.unregister: Callable[[int], None] = waiting.unregister
+        self._waiting = waiting
+
+    def wait(self, wait_ms: int) -> list[tuple[int, int]]:
+        """The descriptors that have something, and what; none after `wait_ms`."""
+        found: list[tuple[int, int]] = (
+            self._waiting.poll(wait_ms / 1000, _AT_ONCE) if self.can_change else self._waiting.poll(wait_ms)
+        )
+        return found
+
+    def close(self) -> None:
+        if self.can_change:
+            self._waiting.close()
 
 
 def close_inherited(sock: Socket | None) -> None:

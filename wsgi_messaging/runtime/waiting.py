@@ -316,8 +316,11 @@ class Mailbox(Generic[T]):
         for _ in range(len(self._wakers)):
             self._wake_one()
 
-    def get(self, timeout: float) -> T | None:
-        """The oldest item, or None after `timeout` seconds or when closed. Each item goes to one caller."""
+    def get(self, timeout: float, first_waker: Waker | None = None) -> T | None:
+        """The oldest item, or None after `timeout` seconds or when closed. Each item goes to one caller.
+
+        `first_waker` is what it waits with first, for as long as that wants.
+        """
         deadline = native.monotonic() + timeout
         while True:
             try:
@@ -326,10 +329,10 @@ class Mailbox(Generic[T]):
                 remaining = deadline - native.monotonic()
             if remaining <= 0 or self._is_closed:
                 return None
-            self._sleep(remaining)
+            self._sleep(first_waker or make_waker(), remaining)
+            first_waker = None
 
-    def _sleep(self, timeout: float) -> None:
-        waker = make_waker()
+    def _sleep(self, waker: Waker, timeout: float) -> None:
         self._wakers.append(waker)
         if self._items or self._is_closed:
             timeout = 0.0
