@@ -170,7 +170,11 @@ def test_off_is_off(make: Callable[..., Transport], run_dir: Path) -> None:
 def test_a_watch_without_a_posting_sleeps_as_it_is_told() -> None:
     watch = Watch()
     assert watch.make_posting is None
-    assert not watch.sleep(0)
+    watch.open()
+    try:
+        assert not watch.sleep(0)
+    finally:
+        watch.close()
 
 
 def test_a_transport_shows_what_it_says_of_itself(make: Callable[..., Transport], run_dir: Path) -> None:
