@@ -140,7 +140,7 @@ class Connections(Lifetime):
     def await_confirm(self, entry: Outgoing, completion: Completion) -> None:
         """Blocks: until the broker has answered for the message, or its deadline. Raises: what became of it."""
         try:
-            is_done = completion.wait_until(entry.deadline)
+            is_done = completion.is_set or completion.wait_until(entry.deadline)
         except BaseException:
             entry.abandoned = True
             raise

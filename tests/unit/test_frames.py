@@ -45,6 +45,9 @@ STREAM = b"".join(
         method(3, frames.BASIC_RETURN, codec.arguments("Bsss", 312, "NO_ROUTE", "", "key")),
         header(3, 0),
         frames.BEAT,
+        method(4, frames.BASIC_DELIVER, DELIVERY),
+        header(4, 3, b"\x80\0\x04text"),
+        body(4, b"all"),
         method(2, frames.CHANNEL_CLOSE, codec.arguments("BsBB", 404, "gone", 60, 40)),
     ]
 )
@@ -54,6 +57,7 @@ METHODS = [
     Inbound(1, frames.BASIC_ACK, codec.arguments("Lb", 8, False)),
     Inbound(2, frames.BASIC_DELIVER, DELIVERY, b"\x80\0\x04text", b"hello", 5),
     Inbound(3, frames.BASIC_RETURN, codec.arguments("Bsss", 312, "NO_ROUTE", "", "key"), b"\0\0", b"", 0),
+    Inbound(4, frames.BASIC_DELIVER, DELIVERY, b"\x80\0\x04text", b"all", 3),
     Inbound(2, frames.CHANNEL_CLOSE, codec.arguments("BsBB", 404, "gone", 60, 40)),
 ]
 
@@ -145,9 +149,11 @@ def test_large_frames_of_every_rest() -> None:
         (body(2, b"abc"), "content frame out of order"),
         (method(2, frames.BASIC_DELIVER) + body(2, b"abc"), "content frame out of order"),
         (method(2, frames.BASIC_DELIVER) + header(3, 1), "content frame out of order"),
+        (method(2, frames.BASIC_DELIVER) + header(3, 1) + body(3, b"a"), "content frame out of order"),
         (method(2, frames.BASIC_DELIVER) + header(2, 3) + header(2, 3), "content frame out of order"),
         (method(2, frames.BASIC_ACK) + header(2, 3), "content frame out of order"),
         (method(2, frames.BASIC_DELIVER) + frame(2, 2, b"\0" * 11), "content header too short"),
+        (method(2, frames.BASIC_DELIVER) + frame(2, 2, b"\0" * 11) + body(2, b"a"), "content header too short"),
         (method(2, frames.BASIC_DELIVER) + header(2, 3) + body(2, b"abcd"), "more body than announced"),
         (method(2, frames.BASIC_DELIVER) + header(2, 0) + body(2, b"a"), "content frame out of order"),
         (method(2, frames.BASIC_DELIVER) * 2, "method frame in the middle of content"),
@@ -174,11 +180,15 @@ def test_a_body_that_is_too_large_is_passed_over() -> None:
         + body(2, b"x" * 600)
         + body(2, b"x" * 401)
         + method(2, frames.BASIC_DELIVER, DELIVERY)
+        + header(2, 1002)
+        + body(2, b"x" * 1002)
+        + method(2, frames.BASIC_DELIVER, DELIVERY)
         + header(2, 1000)
         + body(2, b"y" * 1000)
     )
-    large, good = feed(reader(max_body=1000), [stream])
+    large, larger, good = feed(reader(max_body=1000), [stream])
     assert (large.body, large.body_size) == (None, 1001)
+    assert (larger.body, larger.body_size) == (None, 1002)
     assert (good.body, good.body_size) == (b"y" * 1000, 1000)
 
 

@@ -455,14 +455,15 @@ def sleeps(loop: Loop) -> bool:
 
 def test_a_thread_that_publishes_alone_wakes_nobody(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(transport)
-    roused: list[int] = []
-    monkeypatch.setattr(loop.watch, "rouse", lambda: roused.append(1))
+    woken: list[bool] = []
+    wake = loop.watch.wake
+    monkeypatch.setattr(loop.watch, "wake", lambda: (woken.append(loop.watch.is_asleep), wake()))
 
     def publish() -> int:
         for number in range(100):
             wait_until(lambda: sleeps(loop), what="the thread's sleep", interval=0.001)
             transport.publish(f"{number}", "nowhere", mandatory=False)
-        return len(roused)
+        return sum(woken)
 
     assert elsewhere(publish) == 0
     assert transport.status().connections[0].confirmed == 100

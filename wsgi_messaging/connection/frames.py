@@ -159,7 +159,9 @@ class FrameReader:
                 raise FrameError(f"frame ends with {buffer[end]:#04x} instead of 0xce")
             found.append((kind, channel, bytes(self._view[offset + 7 : end])))
             offset = end + 1
-        self._keep(offset, filled)
+        self._filled = rest = filled - offset
+        if offset and rest:
+            buffer[:rest] = buffer[offset:filled]
         return found
 
     def _oversize(self, buffer: bytearray, offset: int, size: int) -> str:
@@ -170,12 +172,6 @@ class FrameReader:
             return f"the peer speaks another protocol version: AMQP {tuple(start[4:8])}"
         return f"frame of {size} octets; {self.frame_max} were agreed"
 
-    def _keep(self, offset: int, filled: int) -> None:
-        rest = filled - offset
-        if offset and rest:
-            self._buffer[:rest] = self._buffer[offset:filled]
-        self._filled = rest
-
     def keep_for_later(self, frames: list[tuple[int, int, bytes]]) -> None:
         """Frames that came with the last ones of the handshake: `methods` gives them first."""
         self._early = frames
@@ -185,7 +181,11 @@ class FrameReader:
         complete: list[Inbound] = []
         early, self._early = self._early, []
         contents = self._open
-        for kind, channel, payload in early + self.frames(received):
+        found = early + self.frames(received)
+        position = 0
+        while position < len(found):
+            kind, channel, payload = found[position]
+            position += 1
             if kind == METHOD:
                 if len(payload) < 4:
                     raise FrameError("method frame without a method")
@@ -193,7 +193,12 @@ class FrameReader:
                 if channel in contents:
                     self._cut_short(channel, method)
                 if method in _WITH_CONTENT:
-                    contents[channel] = _Content(method, payload[4:])
+                    whole = self._whole(channel, method, payload, found[position : position + 2])
+                    if whole is None:
+                        contents[channel] = _Content(method, payload[4:])
+                    else:
+                        complete.append(whole)
+                        position += 2
                 else:
                     complete.append(Inbound(channel, method, payload[4:]))
             elif kind == HEARTBEAT:
@@ -208,6 +213,20 @@ class FrameReader:
                     del contents[channel]
                     complete.append(content.finished(channel))
         return complete
+
+    def _whole(
+        self, channel: int, method: int, payload: bytes, following: list[tuple[int, int, bytes]]
+    ) -> Inbound | None:
+        """The method, where the next two frames are its whole content, as most of the time; None otherwise."""
+        if len(following) < 2:
+            return None
+        (kind, header_channel, header), (body_kind, body_channel, body) = following
+        if kind != HEADER or body_kind != BODY or not header_channel == body_channel == channel or len(header) < 12:
+            return None
+        _class, _weight, size = _BODY_SIZE.unpack_from(header)
+        if size != len(body) or size > self._max_body:
+            return None
+        return Inbound(channel, method, payload[4:], header[12:], body, size)
 
     def _cut_short(self, channel: int, method: int) -> None:
         """A method came before the content was whole."""

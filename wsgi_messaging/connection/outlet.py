@@ -44,13 +44,10 @@ class Outlet:
         if written:
             self._answers.append(written)
 
-    @property
-    def has_one_message(self) -> bool:
-        """True when a single message is all there is to write."""
-        return len(self.outbox) == 1 and not self._unsent and not self._answers
-
     def write_one(self, stream: Stream, now: float) -> bool:
-        """Write the first message; True when the socket took it all. Raises: OSError."""
+        """Write a message if it is all there is to write; True when the socket took it whole. Raises: OSError."""
+        if len(self.outbox) != 1 or self._unsent or self._answers:
+            return False
         self._unsent = memoryview(self._publisher.admit(self.outbox.popleft(), now))
         if self._unsent:
             self._unsent = self._unsent[stream.send(self._unsent) or 0 :]

@@ -100,10 +100,11 @@ class Confirms:
         self._next_tag = 1
         self._lowest_tag = 1
         self._returned_tag = 0
-        self._entries: dict[int, Outgoing] = {}
+        self.entries: dict[int, Outgoing] = {}
+        """By delivery tag, in order; to be looked at."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     @property
     def last_tag(self) -> int:
@@ -112,17 +113,17 @@ class Confirms:
 
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for the answer to one of them."""
-        return any(entry.is_wanted(now) for entry in self._entries.values())
+        return any(entry.is_wanted(now) for entry in self.entries.values())
 
     def sent(self, entry: Outgoing) -> None:
         """Number a message that is being written."""
-        self._entries[self._next_tag] = entry
+        self.entries[self._next_tag] = entry
         self._next_tag += 1
 
     def resolve(self, tag: int, multiple: bool) -> list[Outgoing]:
         """Take off the messages that the broker answered for, in order of publishing; unknown tags give none."""
         if not multiple:
-            entry = self._entries.pop(tag, None)
+            entry = self.entries.pop(tag, None)
             if entry is not None and tag == self._lowest_tag:
                 self._lowest_tag += 1
             return [] if entry is None else [entry]
@@ -130,7 +131,7 @@ class Confirms:
         if 0 < tag < last:  # 0 stands for all so far (AMQP 0-9-1, basic.ack)
             last = tag
         first, self._lowest_tag = self._lowest_tag, max(self._lowest_tag, last + 1)
-        pop = self._entries.pop
+        pop = self.entries.pop
         return [entry for known in range(first, last + 1) if (entry := pop(known, None)) is not None]
 
     def returned(self, exchange: str, routing_key: str, body: bytes) -> Outgoing | None:
@@ -145,14 +146,14 @@ class Confirms:
             )
 
         for tag in range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag):
-            entry = self._entries.get(tag)
+            entry = self.entries.get(tag)
             if entry is not None and is_the_one(entry):
                 self._returned_tag = tag
                 return entry
-        return next((e for e in self._entries.values() if not e.is_done and is_the_one(e)), None)
+        return next((e for e in self.entries.values() if not e.is_done and is_the_one(e)), None)
 
     def take_all(self) -> list[Outgoing]:
         """Everything unanswered, in order of publishing; nothing stays."""
-        entries, self._entries = list(self._entries.values()), {}
+        entries, self.entries = list(self.entries.values()), {}
         self._lowest_tag = self._next_tag
         return entries

@@ -79,7 +79,8 @@ class Publisher:
     @property
     def is_idle(self) -> bool:
         """True when no message waits for its confirm."""
-        return not (self._main.confirms or self._proving.confirms or self._unproven or self._refused)
+        in_flight = self._main.confirms.entries or self._proving.confirms.entries
+        return not (in_flight or self._unproven or self._refused)
 
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for an answer."""

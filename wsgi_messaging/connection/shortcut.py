@@ -66,20 +66,20 @@ class Shortcut:
         """
         if native.is_main_thread():
             return False
-        return bool(self._in_its_place(lambda link, now: self._write_message(link, now, entry)))
+        return bool(self._in_its_place(self._write_message, entry))
 
     def read(self, is_there: Callable[[], object], until: float) -> None:
         """Read what comes until `is_there()`, or `until`, or for a moment. The thread is woken if it is wanted."""
         if native.is_main_thread() or waits_in_a_hub():
             return
-        if self._in_its_place(lambda link, now: self._read(link, now, is_there, until)) is False:
+        if self._in_its_place(self._read, is_there, until) is False:
             self._watch.wake()
 
     def carry_out(self, order: Order) -> bool:
         """Do it, and write what it gives; False when it was not done."""
         if native.is_main_thread():
             return False
-        return bool(self._in_its_place(lambda link, now: self._write_answer(link, now, order)))
+        return bool(self._in_its_place(self._write_answer, order))
 
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
@@ -88,13 +88,13 @@ class Shortcut:
             if where is link:
                 raise fault
 
-    def _in_its_place(self, work: Callable[[Link, float], bool]) -> bool | None:
+    def _in_its_place(self, work: Callable[..., bool], *arguments: object) -> bool | None:
         """What the work gives, False when it met a fault; None when the place is not to be had, or nothing is open."""
         if not self._watch.take_turn():
             return None
         link = self.link
         try:
-            return None if link is None else work(link, native.monotonic())
+            return None if link is None else work(link, native.monotonic(), *arguments)
         except (OSError, EOFError, FrameError, MalformedValue, Refused) as exc:
             self._fault = link, exc  # the thread raises it, and knows what follows
             return False
@@ -106,7 +106,7 @@ class Shortcut:
             self._watch.give_turn()
 
     def _write_message(self, link: Link, now: float, entry: Outgoing) -> bool:
-        if not self._outlet.has_one_message or not self._outlet.write_one(link.stream, now):
+        if not self._outlet.write_one(link.stream, now):
             return False
         self._pulse.wrote(now)
         if self._publisher.due_at() < self._watch.sleeps_until:
