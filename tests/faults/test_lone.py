@@ -14,10 +14,9 @@ from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import Elsewhere, stays, wait_until
 from wsgi_messaging import BrokerBlocked, ConfirmTimeout, ConnectionStatus, Settings, Transport
-from wsgi_messaging.connection import shortcut
-from wsgi_messaging.connection.link import Link
+from wsgi_messaging.connection import loop, shortcut
+from wsgi_messaging.connection.shortcut import Shortcut
 from wsgi_messaging.devbroker import DevBroker
-from wsgi_messaging.lifetime import PUBLISH
 
 HEARTBEAT = 1.0
 LONG = 20.0
@@ -42,20 +41,17 @@ def publish(transport: Transport, count: int = 1, queue: str = "nowhere", *, tim
     return longest
 
 
-def let_it_read(transport: Transport, elsewhere: Elsewhere) -> None:
+def stand_by(transport: Transport, elsewhere: Elsewhere) -> None:
     """Until the other thread reads its confirms itself."""
-    elsewhere(lambda: publish(transport)).result(10.0)
-    loop = transport.connections().peek(PUBLISH)
-    assert loop is not None
-    reads: list[int] = []
-    read = loop._inlet.read
+    reads: list[bool] = []
+    original = Shortcut._read
 
-    def noted(link: Link) -> None:
-        reads.append(loop.watch.deputy)
-        read(link)
+    def counted(self: Shortcut, *arguments: object) -> bool:
+        reads.append(original(self, *arguments))  # type: ignore[arg-type]
+        return reads[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._inlet, "read", noted)
+        patch.setattr(Shortcut, "_read", counted)
         wait_until(lambda: elsewhere(lambda: publish(transport, 5)).result(10.0) and any(reads), 10.0, "a read")
 
 
@@ -63,7 +59,7 @@ def test_what_is_confirmed_is_there_whenever_the_connection_breaks(
     rabbitmq: RabbitMQ, proxy: FaultProxy, queue: str, elsewhere: Elsewhere
 ) -> None:
     with transport_to(proxy.url()) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         working = elsewhere(lambda: publish(transport, 1500, queue))
         for _ in range(4):
             time.sleep(0.1)  # so that messages are under way again
@@ -83,7 +79,7 @@ def test_what_is_confirmed_is_there_whenever_the_connection_breaks(
 def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(proxy: FaultProxy, elsewhere: Elsewhere) -> None:
     """No answer comes; what we send still gets there, so the broker must hear of us."""
     with transport_to(proxy.url(), HEARTBEAT) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         proxy.freeze(DOWN)
         began_at = time.monotonic()
         failed = elsewhere(lambda: publish(transport, timeout=1.2)).exception(10.0)
@@ -94,9 +90,9 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(proxy: FaultPr
 
 
 def test_a_break_is_noticed_while_nobody_publishes(proxy: FaultProxy, elsewhere: Elsewhere) -> None:
-    """Whoever was in the thread's place has gone."""
+    """The thread that stands by does not look at its socket, but for a tenth of a second only."""
     with transport_to(proxy.url()) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         proxy.cut()
         wait_until(lambda: status_of(transport).reconnects == 1, 5.0, "the loss")
 
@@ -105,7 +101,7 @@ def test_another_caller_does_not_wait_for_the_first_ones_confirm(
     broker: DevBroker, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with transport_to(broker.url) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
         broker.hold_confirms()
         first = elsewhere(lambda: publish(transport))
@@ -120,9 +116,14 @@ def test_another_caller_does_not_wait_for_the_first_ones_confirm(
         assert not second.is_alive()
 
 
-def test_a_confirm_that_the_caller_did_not_wait_for_wakes_the_thread(broker: DevBroker, elsewhere: Elsewhere) -> None:
+def test_a_confirm_that_the_caller_did_not_wait_for_wakes_the_thread(
+    broker: DevBroker, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not stand by while an answer is to come."""
     with transport_to(broker.url) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
+        monkeypatch.setattr(loop, "STANDBY_FOR", LONG)
+        monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
         broker.hold_confirms()
         working = elsewhere(lambda: publish(transport))
         stays(lambda: not working.done(), shortcut.READ_WITHIN * 3)
@@ -132,7 +133,7 @@ def test_a_confirm_that_the_caller_did_not_wait_for_wakes_the_thread(broker: Dev
 
 def test_an_alarm_that_the_caller_reads(broker: DevBroker, elsewhere: Elsewhere) -> None:
     with transport_to(broker.url) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         broker.block("no memory")
         failed = elsewhere(lambda: publish(transport, 50, timeout=0.5)).exception(10.0)
         assert isinstance(failed, BrokerBlocked) and "no memory" in str(failed)
@@ -143,7 +144,7 @@ def test_an_alarm_that_the_caller_reads(broker: DevBroker, elsewhere: Elsewhere)
 def test_a_refusal_that_the_caller_reads(broker: DevBroker, elsewhere: Elsewhere) -> None:
     """The exchange is gone, and the broker closes the channel: the caller is told, and the next message goes out."""
     with transport_to(broker.url) as transport:
-        let_it_read(transport, elsewhere)
+        stand_by(transport, elsewhere)
         failed = elsewhere(lambda: transport.publish("x", "q", "no-such-exchange")).exception(10.0)
         assert failed is not None and "404" in str(failed)
         assert elsewhere(lambda: publish(transport, 5)).exception(10.0) is None

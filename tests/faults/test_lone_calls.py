@@ -1,7 +1,7 @@
 """A lone caller reads the reply to its call in the place of the thread of the consuming connection.
 
 What must not come of it: an error that is told late, a second caller who waits for the first, a call that outlives its
-time, a reply that nobody reads.
+time, a thread that stands by while somebody waits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.waiting import Elsewhere, wait_until
 from wsgi_messaging import Closed, ReplyTimeout, RPCClient, RPCServer, Settings, Target, Transport, Unroutable
 from wsgi_messaging.connection import consuming, loop, shortcut
+from wsgi_messaging.connection.shortcut import Shortcut
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.lifetime import CONSUME
+from wsgi_messaging.rpc.replies import replies_of
 
 LONG = 20.0
 HEARTBEAT = 1.0
@@ -51,7 +53,9 @@ def endpoint(broker: DevBroker) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but what is tested ends a reading within the time of the test."""
+    """Nothing but what is tested ends a standing by, or a reading, within the time of the test."""
+    monkeypatch.setattr(loop, "STANDBY_FOR", LONG)
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     monkeypatch.setattr(consuming, "ACK_WITHIN", LONG)
 
@@ -89,20 +93,26 @@ def note_readers(loop: loop.Loop, patch: pytest.MonkeyPatch) -> list[int]:
     return readers
 
 
-def let_it_read(client: RPCClient, elsewhere: Elsewhere) -> None:
+def stand_by(client: RPCClient, elsewhere: Elsewhere) -> None:
     """Until the other thread reads its replies itself."""
-    elsewhere(lambda: add(client)).result(10.0)
+    reads: list[object] = []
+    original = Shortcut.read_answer
+
+    def counted(self: Shortcut, *arguments: Any) -> bool:
+        reads.append(original(self, *arguments))
+        return bool(reads[-1])
+
     with pytest.MonkeyPatch.context() as patch:
-        readers = note_readers(consuming_loop(client), patch)
-        wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and any(readers), 10.0, "a read")
+        patch.setattr(Shortcut, "read_answer", counted)
+        wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and any(reads), 10.0, "a read")
 
 
 @pytest.fixture
 def client(broker: DevBroker, endpoint: Endpoint, elsewhere: Elsewhere) -> Iterator[RPCClient]:
-    """Its caller reads the replies itself."""
+    """The thread of its consuming connection stands by."""
     with Transport(broker.url) as transport:
         made = client_of(transport)
-        let_it_read(made, elsewhere)
+        stand_by(made, elsewhere)
         yield made
 
 
@@ -140,7 +150,7 @@ def test_a_second_call_does_not_wait_for_the_first(
 
 
 def test_the_main_thread_waits_for_nobody(patient: None, client: RPCClient) -> None:
-    """It never reads for itself, so the thread must."""
+    """It never reads for itself, so the thread must not stand by any longer."""
     assert add(client, 3) < LONG / 4
 
 
@@ -168,7 +178,7 @@ def test_through_breaks_of_the_connection(proxy: FaultProxy, rabbitmq: Any, else
         server = RPCServer(serving, Target(topic="lone-breaks", server="s"), [Endpoint()])
         server.start()
         client = client_of(transport, "lone-breaks")
-        let_it_read(client, elsewhere)
+        stand_by(client, elsewhere)
         working = elsewhere(lambda: add(client, 1000))
         for _ in range(4):
             time.sleep(0.1)  # so that calls are under way again
@@ -186,7 +196,7 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(
     ):
         RPCServer(serving, Target(topic="lone-hole", server="s"), [Endpoint()]).start()
         client = client_of(transport, "lone-hole")
-        let_it_read(client, elsewhere)
+        stand_by(client, elsewhere)
         proxy.freeze(DOWN)
         began_at = time.monotonic()
         failed = elsewhere(lambda: client.prepare(timeout=1.2).call({}, "add", a=1, b=1)).exception(10.0)
@@ -194,6 +204,30 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(
         assert time.monotonic() - began_at < 1.2 + 0.5
         for pair in proxy.pairs:
             assert pair.traffic["up"].largest_gap() < HEARTBEAT
+
+
+def test_who_begins_to_wait_as_the_thread_begins_to_stand_by_is_seen(
+    client: RPCClient, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked for callers, there was none; then one came and did not see it stand by; then it stood by."""
+    watch, replies = consuming_loop(client).watch, replies_of(client.transport.connections())
+    fall_asleep, sleep = watch.fall_asleep, watch.sleep
+    slept: list[bool] = []
+
+    def raced(until: float, *, on_standby: bool = False) -> None:
+        if on_standby:
+            replies.expect("raced")
+        fall_asleep(until, on_standby=on_standby)
+
+    def noted(wait_ms: int) -> bool:
+        if replies.is_one_awaited:
+            slept.append(watch.is_on_standby)
+        return sleep(wait_ms)
+
+    monkeypatch.setattr(watch, "fall_asleep", raced)
+    monkeypatch.setattr(watch, "sleep", noted)
+    wait_until(lambda: elsewhere(lambda: add(client)).result(10.0) and slept, 10.0, "the race")
+    assert not any(slept)
 
 
 # The worker that has answered one request reads the next.
@@ -261,7 +295,10 @@ def test_a_server_stops_while_its_worker_reads(patient: None, server: RPCServer,
     assert time.monotonic() - began_at < LONG / 4
 
 
-def test_the_heart_beats_while_a_worker_reads(patient: None, rabbitmq: Any, proxy: FaultProxy) -> None:
+def test_the_heart_beats_while_a_worker_reads(
+    rabbitmq: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     with (
         Transport(settings=Settings(url=proxy.url(), heartbeat=HEARTBEAT, app="lone")) as serving,
         Transport(rabbitmq.url) as transport,

@@ -288,13 +288,13 @@ def test_whoever_reads_for_itself_is_woken_by_others_only(is_own_thread: bool) -
     woken: list[int] = []
     watch = SimpleNamespace(wake=lambda: woken.append(1))
     loop: Any = SimpleNamespace(watch=watch, is_own_thread=lambda: is_own_thread)
-    loop.attend = lambda is_there, _until, is_alone: seen.append((is_there(), is_alone))
-    seen: list[tuple[object, bool]] = []
+    loop.attend_unasked = lambda is_there, _until: seen.append(is_there())
+    seen: list[object] = []
     reading = wire._Reading(loop)
     assert not reading.acquire(True, 1.0)
     reading.release()
     assert reading.acquire(True, 1.0)
-    assert seen == [(False, True), (True, True)]
+    assert seen == [False, True]
     assert len(woken) == (not is_own_thread)
 
 

@@ -1,5 +1,5 @@
-"""A lone caller writes its message and reads the answer itself, while the connection's thread sleeps, and never
-otherwise."""
+"""A lone caller writes its message itself, while the connection's thread sleeps, and never otherwise; and reads the
+answer, while it stands by."""
 
 from __future__ import annotations
 
@@ -57,8 +57,6 @@ class Desk:
     def __init__(self) -> None:
         self.watch = Watch()
         self.watch.open()
-        self.ours, self.theirs = socket.socketpair()
-        self.watch.add(self.ours, native.POLLIN)  # type: ignore[arg-type]
         self.publisher = Publisher(Channels())
         self.publisher.frame_max = 4096
         self.outlet = Outlet(self.publisher)
@@ -73,13 +71,8 @@ class Desk:
         self.sleep()
         self.watch.give_turn()
 
-    def sleep(self, *, seconds: float = 10.0) -> None:
-        self.watch.fall_asleep(native.monotonic() + seconds)
-
-    def close(self) -> None:
-        self.watch.close()
-        self.ours.close()
-        self.theirs.close()
+    def sleep(self, *, on_standby: bool = False, seconds: float = 10.0) -> None:
+        self.watch.fall_asleep(native.monotonic() + seconds, on_standby=on_standby)
 
     def write(self, *names: str, **changes: Any) -> bool:
         """What a caller on another thread gets for the last of these messages."""
@@ -108,7 +101,7 @@ def elsewhere(work: Callable[[], object]) -> object:
 def desk() -> Any:
     made = Desk()
     yield made
-    made.close()
+    made.watch.close()
 
 
 def test_a_lone_message_is_written_at_once(desk: Desk) -> None:
@@ -185,17 +178,19 @@ class Answers:
     """A socket that is readable when it is told; what is read there settles the message."""
 
     def __init__(self, desk: Desk) -> None:
+        self.ours, self.theirs = socket.socketpair()
         self.reads = 0
         self.settles = True
         self.fails: Exception | None = None
         self._desk = desk
+        desk.watch.add(self.ours, native.POLLIN)  # type: ignore[arg-type]
         desk.read = self._read
 
     def come(self) -> None:
-        self._desk.theirs.send(b"x")
+        self.theirs.send(b"x")
 
     def _read(self) -> None:
-        self._desk.ours.recv(1)
+        self.ours.recv(1)
         self.reads += 1
         if self.fails is not None:
             raise self.fails
@@ -205,29 +200,30 @@ class Answers:
 
 
 @pytest.fixture
-def answers(desk: Desk) -> Answers:
-    return Answers(desk)
+def answers(desk: Desk) -> Any:
+    made = Answers(desk)
+    yield made
+    made.ours.close()
+    made.theirs.close()
 
 
-def test_an_answer_is_read_by_who_waits_for_it(desk: Desk, answers: Answers) -> None:
+def test_an_answer_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     answers.come()
     assert desk.write("a")
     assert answers.reads == 1
 
 
-def test_an_answer_that_was_received_already_is_read(desk: Desk, answers: Answers) -> None:
-    """Over TLS the rest of a record waits where no poll of the socket tells of it."""
-    desk.stream.has_pending = True
-    read = desk.read
-    desk.read = lambda: (setattr(desk.stream, "has_pending", False), answers.come(), read())[2]
-    assert desk.write("a")
-    assert answers.reads == 1
+def test_it_pays_to_stand_by_when_lone_messages_follow_each_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
+    desk.write("a")
+    assert not desk.shortcut.is_hot(native.monotonic()), "the thread would wake once more, for nothing"
+    desk.write("b")
+    assert desk.shortcut.is_hot(native.monotonic())
+    assert not desk.shortcut.is_hot(native.monotonic() + LONG)
 
 
-def test_an_answer_is_the_threads_where_it_cannot_be_relieved(
-    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(desk.watch._poller, "can_change", False)
+def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
     answers.come()
     assert desk.write("a")
     assert answers.reads == 0
@@ -235,6 +231,7 @@ def test_an_answer_is_the_threads_where_it_cannot_be_relieved(
 
 def test_several_reads_until_the_answer(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a heartbeat of the broker comes first."""
+    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     answers.settles = False
     read = desk.read
@@ -251,8 +248,9 @@ def test_several_reads_until_the_answer(desk: Desk, answers: Answers, monkeypatc
 
 
 def test_an_answer_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     began_at = native.monotonic()
-    assert desk.write("a")
+    assert not desk.write("a")
     assert READ_WITHIN * 0.9 <= native.monotonic() - began_at < LONG
     assert desk.watch.take_turn(), "the turn was given back"
 
@@ -263,37 +261,25 @@ def test_it_reads_no_longer_than_to_the_threads_next_duty_and_its_own_deadline(
 ) -> None:
     """A beat is due: it must not wait for an answer that may never come."""
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
-    desk.sleep(seconds=0.05 if first == "duty" else LONG)
+    desk.sleep(on_standby=True, seconds=0.05 if first == "duty" else LONG)
     began_at = native.monotonic()
     deadline = began_at + (0.05 if first == "deadline" else LONG)
-    assert desk.write("a", deadline=deadline)
+    assert not desk.write("a", deadline=deadline)
     assert native.monotonic() - began_at < LONG / 2
 
 
 def test_whoever_wants_the_thread_ends_it(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    desk.sleep(on_standby=True, seconds=LONG)
     desk.watch.rouse()
     answers.come()
     began_at = native.monotonic()
-    assert desk.write("a")
+    assert not desk.write("a")
     assert native.monotonic() - began_at < LONG / 2 and answers.reads == 0
 
 
-def test_nobody_reads_for_a_moment_where_somebody_wanted_the_thread(
-    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Among others who come and go it would be woken, and the thread too, for each of them."""
-    monkeypatch.setattr(shortcut, "APART_FOR", LONG)
-    desk.watch.rouse()
-    desk.write("a")
-    desk.watch._wake_up.drain()  # type: ignore[union-attr]
-    answers.come()
-    assert desk.write("b") and answers.reads == 0
-    desk.shortcut._reads_from -= LONG
-    assert desk.write("c") and answers.reads == 1
-
-
 def test_what_a_read_raises_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     answers.fails = FrameError("nonsense")
     answers.come()
     assert not desk.write("a")
@@ -302,6 +288,7 @@ def test_what_a_read_raises_is_the_threads(desk: Desk, answers: Answers) -> None
 
 
 def test_what_a_read_left_to_write_is_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     read = desk.read
     desk.read = lambda: (read(), desk.outlet.answer(b"channel.close-ok"))[1]
     answers.come()
@@ -309,90 +296,187 @@ def test_what_a_read_left_to_write_is_the_threads(desk: Desk, answers: Answers) 
 
 
 def test_a_message_without_a_confirm_has_no_answer_to_read(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     desk.watch.sleeps_until = 0.0
     answers.come()
-    assert desk.write("a", confirm=False)
+    assert not desk.write("a", confirm=False)
     assert answers.reads == 0
 
 
 def test_a_greenlet_does_not_wait_in_the_threads_place(
     desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
     answers.come()
-    assert desk.write("a")
+    assert not desk.write("a")
     assert answers.reads == 0
 
 
-# A delivery that somebody waits for: the reply to a call, or the next request.
+# A delivery that a caller waits for: the reply to a call.
 
 
-def read(desk: Desk, answers: Answers, seconds: float = LONG) -> float:
-    """How long it took a caller that waits until something was read."""
+def read(desk: Desk, answers: Answers, seconds: float = LONG) -> tuple[object, float]:
+    """What a caller gets that waits until something was read, and how long it took."""
     began_at = native.monotonic()
-    elsewhere(lambda: desk.shortcut.read(lambda: answers.reads, began_at + seconds))
-    return native.monotonic() - began_at
+    result = elsewhere(lambda: desk.shortcut.read_answer(lambda: answers.reads, began_at + seconds))
+    return result, native.monotonic() - began_at
 
 
-def test_a_delivery_is_read_by_who_waits_for_it(desk: Desk, answers: Answers) -> None:
+def test_a_delivery_is_read_while_the_thread_stands_by(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
     answers.come()
-    read(desk, answers)
-    assert answers.reads == 1 and desk.watch.is_asleep
+    assert read(desk, answers)[0] is True
     assert desk.watch.take_turn(), "the turn was given back"
 
 
-def test_no_delivery_is_read_on_the_main_thread(desk: Desk, answers: Answers) -> None:
+def test_a_delivery_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:
     answers.come()
-    desk.shortcut.read(lambda: answers.reads, float("inf"))
-    assert answers.reads == 0
+    assert read(desk, answers)[0] is False and answers.reads == 0
+
+
+def test_no_delivery_is_read_on_the_main_thread(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    answers.come()
+    assert not desk.shortcut.read_answer(lambda: answers.reads, float("inf")) and answers.reads == 0
 
 
 def test_a_greenlet_reads_no_delivery(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.sleep(on_standby=True)
     monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
     answers.come()
-    read(desk, answers)
-    assert answers.reads == 0
-
-
-def test_no_delivery_is_read_without_a_connection(desk: Desk, answers: Answers) -> None:
-    desk.shortcut.link = None
-    answers.come()
-    assert read(desk, answers) < LONG / 2
-    assert answers.reads == 0 and desk.watch.is_asleep, "the thread has nothing to do"
+    assert read(desk, answers)[0] is False and answers.reads == 0
+    assert not desk.shortcut.is_hot(native.monotonic())
 
 
 def test_a_delivery_that_takes_long_is_the_threads(desk: Desk, answers: Answers) -> None:
-    took = read(desk, answers)
-    assert answers.reads == 0 and READ_WITHIN * 0.9 <= took < LONG
-    assert desk.watch.is_asleep, "the socket will wake it"
+    desk.sleep(on_standby=True)
+    result, took = read(desk, answers)
+    assert result is False and READ_WITHIN * 0.9 <= took < LONG
 
 
 def test_a_delivery_is_not_read_beyond_the_callers_time(
     desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
-    assert read(desk, answers, 0.05) < LONG / 2
+    desk.sleep(on_standby=True)
+    result, took = read(desk, answers, 0.05)
+    assert result is False and took < LONG / 2
+
+
+def test_acknowledgements_that_fall_due_in_its_sleep_are_the_threads(desk: Desk, answers: Answers) -> None:
+    desk.sleep(on_standby=True)
+    desk.consumers.due_at = lambda: native.monotonic() + 1.0
+    answers.come()
+    assert read(desk, answers)[0] is False and answers.reads == 1
+    desk.consumers.due_at = lambda: desk.watch.sleeps_until
+    answers.come()
+    answers.reads = 0
+    assert read(desk, answers)[0] is True, "it wakes in time"
+
+
+def test_calls_that_follow_each_other_have_the_thread_stand_by(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
+    read(desk, answers, 0.0)
+    assert not desk.shortcut.is_hot(native.monotonic())
+    read(desk, answers, 0.0)
+    assert desk.shortcut.is_hot(native.monotonic())
+
+
+# What may come unasked: the next request.
+
+
+def read_next(desk: Desk, answers: Answers, seconds: float = LONG) -> float:
+    """How long it took a caller that waits until something was read."""
+    began_at = native.monotonic()
+    elsewhere(lambda: desk.shortcut.read_next(lambda: answers.reads, began_at + seconds))
+    return native.monotonic() - began_at
+
+
+def test_what_comes_unasked_is_read_by_who_waits_for_it(desk: Desk, answers: Answers) -> None:
+    answers.come()
+    read_next(desk, answers)
+    assert answers.reads == 1 and desk.watch.is_asleep
+    assert desk.watch.take_turn(), "the turn was given back"
+
+
+def test_what_was_received_already_is_read(desk: Desk, answers: Answers) -> None:
+    """Over TLS the rest of a record waits where no poll of the socket tells of it."""
+    desk.stream.has_pending = True
+    read = desk.read
+    desk.read = lambda: (setattr(desk.stream, "has_pending", False), answers.come(), read())[2]
+    read_next(desk, answers)
+    assert answers.reads == 1
+
+
+def test_nothing_is_read_unasked_on_the_main_thread(desk: Desk, answers: Answers) -> None:
+    answers.come()
+    desk.shortcut.read_next(lambda: answers.reads, float("inf"))
+    assert answers.reads == 0
+
+
+def test_a_greenlet_reads_nothing_unasked(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcut, "waits_in_a_hub", lambda: True)
+    answers.come()
+    read_next(desk, answers)
+    assert answers.reads == 0
+
+
+def test_nothing_is_read_without_a_connection(desk: Desk, answers: Answers) -> None:
+    desk.shortcut.link = None
+    answers.come()
+    assert read_next(desk, answers) < LONG / 2
+    assert answers.reads == 0 and desk.watch.is_asleep, "the thread has nothing to do"
+
+
+def test_the_thread_watches_again_when_nothing_came(desk: Desk, answers: Answers) -> None:
+    took = read_next(desk, answers)
+    assert answers.reads == 0 and READ_WITHIN * 0.9 <= took < LONG
+    assert desk.watch.is_asleep, "the socket will wake it"
+
+
+def test_nothing_is_read_beyond_the_callers_time(desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
+    assert read_next(desk, answers, 0.05) < LONG / 2
 
 
 def test_a_fault_that_is_met_wakes_the_thread(desk: Desk, answers: Answers) -> None:
     answers.fails = FrameError("nonsense")
     answers.come()
-    read(desk, answers)
+    read_next(desk, answers)
     assert not desk.watch.is_asleep
     with pytest.raises(FrameError):
         desk.shortcut.raise_fault(desk.link)
 
 
-def test_acknowledgements_that_fall_due_in_its_sleep_are_the_threads(desk: Desk, answers: Answers) -> None:
+def test_what_was_left_to_do_wakes_the_thread(desk: Desk, answers: Answers) -> None:
     desk.consumers.due_at = lambda: desk.watch.sleeps_until
     answers.come()
-    read(desk, answers)
+    read_next(desk, answers)
     assert answers.reads == 1 and desk.watch.is_asleep, "it wakes in time"
     desk.consumers.due_at = lambda: native.monotonic() + 1.0
     answers.reads = 0
     answers.come()
-    read(desk, answers)
+    read_next(desk, answers)
     assert answers.reads == 1 and not desk.watch.is_asleep
+
+
+def test_nobody_reads_unasked_for_a_moment_where_somebody_wanted_the_thread(
+    desk: Desk, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among others who come and go it would be woken, and the thread too, for each of them."""
+    monkeypatch.setattr(shortcut, "APART_FOR", LONG)
+    desk.watch.rouse()
+    answers.come()
+    read_next(desk, answers)
+    desk.watch._wake_up.drain()  # type: ignore[union-attr]
+    read_next(desk, answers)
+    assert answers.reads == 0
+    desk.shortcut._reads_from -= LONG
+    read_next(desk, answers)
+    assert answers.reads == 1
 
 
 # Orders: an acknowledgement, mostly.
@@ -455,15 +539,14 @@ def sleeps(loop: Loop) -> bool:
 
 def test_a_thread_that_publishes_alone_wakes_nobody(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(transport)
-    woken: list[bool] = []
-    wake = loop.watch.wake
-    monkeypatch.setattr(loop.watch, "wake", lambda: (woken.append(loop.watch.is_asleep), wake()))
+    roused: list[int] = []
+    monkeypatch.setattr(loop.watch, "rouse", lambda: roused.append(1))
 
     def publish() -> int:
         for number in range(100):
             wait_until(lambda: sleeps(loop), what="the thread's sleep", interval=0.001)
             transport.publish(f"{number}", "nowhere", mandatory=False)
-        return sum(woken)
+        return len(roused)
 
     assert elsewhere(publish) == 0
     assert transport.status().connections[0].confirmed == 100

@@ -45,6 +45,11 @@ class Sink(Protocol):
         """The connection is gone: what was delivered and not settled will come again."""
 
 
+def _always() -> bool:
+    """Deliveries come when they like."""
+    return True
+
+
 class Subscription:
     """One consumer of one queue. The application makes it; the connection's thread changes it."""
 
@@ -57,6 +62,7 @@ class Subscription:
         mailbox: Sink,
         notify: Callable[[], None],
         declares: bool = False,
+        is_awaited: Callable[[], bool] | None = None,
         no_ack: bool = False,
         exclusive: bool = False,
         arguments: dict[str, Any] | None = None,
@@ -65,6 +71,8 @@ class Subscription:
         self.tag = tag
         self.mailbox = mailbox
         self.notify = notify
+        self.is_awaited = is_awaited or _always
+        """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
         self.qos = codec.arguments("lBb", 0, prefetch, False)
         self.consume = codec.arguments("BssbbbbF", 0, queue, tag, False, no_ack, exclusive, False, arguments or {})
         self.channel = 0
@@ -101,6 +109,13 @@ class Consumers:
 
     def __len__(self) -> int:
         return len(self._subscriptions) + len(self._waiting)
+
+    @property
+    def are_awaited(self) -> bool:
+        """True while a delivery may come to one of them, or its consumer is not there yet."""
+        if self._waiting:
+            return True
+        return any(not each.is_active or each.is_awaited() for each in self._subscriptions.values())
 
     def add(self, subscription: Subscription, _now: float) -> None:
         """Have a subscription; `advance` makes it."""

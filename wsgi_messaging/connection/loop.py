@@ -33,7 +33,7 @@ from .outlet import Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .shortcut import Order, Shortcut
+from .shortcut import STANDBY_FOR, Order, Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -111,8 +111,12 @@ class Loop:
 
     def attend(self, is_there: Callable[[], object], until: float, *, is_alone: bool) -> None:
         """Somebody begins to wait for a delivery: who is alone reads until it `is_there`, if it can."""
-        if is_alone:
-            self._shortcut.read(is_there, until)
+        if not (is_alone and self._shortcut.read_answer(is_there, until)) and self.watch.is_on_standby:
+            self.watch.wake()
+
+    def attend_unasked(self, is_there: Callable[[], object], until: float) -> None:
+        """As `attend`, for who is alone and waits for what may come at any time."""
+        self._shortcut.read_next(is_there, until)
 
     def open(self) -> None:
         """Start the thread, which connects. Raises: `Unavailable` when the interpreter starts no thread now."""
@@ -327,11 +331,21 @@ class Loop:
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)
-        self.watch.fall_asleep(until)
+        stands_by = self._shortcut.is_hot(now) and not wants_write and self._awaits_nothing
+        self.watch.fall_asleep(until, on_standby=stands_by)
+        if stands_by and not self._awaits_nothing:  # somebody has begun to wait, and did not see it stand by
+            stands_by = self.watch.is_on_standby = False
+        until = min(until, now + STANDBY_FOR) if stands_by else until
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
         is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1
         return self.watch.sleep(wait_ms) or link.stream.has_pending
+
+    @property
+    def _awaits_nothing(self) -> bool:
+        """True when the broker owes nobody an answer or a delivery."""
+        is_open = self.state is State.READY and self._close_by is None
+        return is_open and not (self.publisher.in_flight or self.control.is_busy or self.consumers.are_awaited)
 
     def _on_connection(self, link: Link, inbound: Inbound) -> bytes:
         """React to a method on channel 0."""

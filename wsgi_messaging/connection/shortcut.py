@@ -1,10 +1,11 @@
 """A lone caller's own way to the socket, while the connection's thread sleeps.
 
 Who is alone gains nothing from being gathered with others, and loses the time until the thread has woken and been
-given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself, and reads the answer
-itself: the confirm, or on the connection that consumes the reply to its call, or the next request. The socket does not
-wake the thread meanwhile. Whatever else is wanted (another caller, a beat, an answer that takes long) ends this, and
-the thread does all as ever.
+given the interpreter: up to 5 ms beside threads that compute. So it writes its message itself. The thread then stands
+by for a moment: the socket does not wake it, and the next lone caller reads its answer itself, too: its confirm, or on
+the connection that consumes the reply to its call. Where something may come unasked, the thread does not stand by; who
+waits for that alone, for the next request, has the socket not wake the thread for just as long. Whatever else is wanted
+meanwhile (another caller, a beat, an answer that takes long) ends this, and the thread does all as ever.
 
 Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
 most to read, and never beyond the thread's next duty; where somebody came who wanted the thread, nobody reads for a
@@ -35,6 +36,8 @@ from .watch import Watch
 
 READ_WITHIN = 0.1
 """Seconds that a caller waits for its answer in the thread's place."""
+STANDBY_FOR = 0.1
+"""Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
 APART_FOR = 0.02
 """Seconds for which nobody reads in the thread's place after somebody wanted the thread meanwhile."""
 
@@ -51,7 +54,7 @@ class Shortcut:
         self.link: Link | None = None
         """Over which, while the connection takes messages."""
         self._fault: tuple[Link | None, Exception] | None = None
-        self._reads_from = float("-inf")
+        self._tried_at = self._is_hot_until = self._reads_from = float("-inf")
         self._watch = watch
         self._outlet = outlet
         self._inlet = inlet
@@ -60,17 +63,28 @@ class Shortcut:
         self._pulse = pulse
 
     def write(self, entry: Outgoing) -> bool:
-        """Write the message, which waits in the outbox, and read its answer.
+        """Write the message, which waits in the outbox, and read its answer if the thread stands by.
 
         False when there is something to do for the connection's thread.
         """
         if native.is_main_thread():
             return False
+        self._look_out_for_more()
         return bool(self._in_its_place(self._write_message, entry))
 
-    def read(self, is_there: Callable[[], object], until: float) -> None:
-        """Read what comes until `is_there()`, or `until`, or for a moment. The thread is woken if it is wanted."""
+    def read_answer(self, is_there: Callable[[], object], until: float) -> bool:
+        """Read what comes until `is_there()`, if the thread stands by.
+
+        False when it has not come by `until`, or left something to do for the connection's thread.
+        """
         if native.is_main_thread() or waits_in_a_hub():
+            return False
+        self._look_out_for_more()
+        return bool(self._in_its_place(self._read_on_standby, is_there, until))
+
+    def read_next(self, is_there: Callable[[], object], until: float) -> None:
+        """Read what comes unasked until `is_there()`, or `until`, or for a moment. It wakes the thread if need be."""
+        if native.is_main_thread() or waits_in_a_hub() or native.monotonic() < self._reads_from:
             return
         if self._in_its_place(self._read, is_there, until) is False:
             self._watch.wake()
@@ -81,12 +95,22 @@ class Shortcut:
             return False
         return bool(self._in_its_place(self._write_answer, order))
 
+    def is_hot(self, now: float) -> bool:
+        """True when two lone callers came a moment ago, be it that the thread was awake: the next one is near."""
+        return now < self._is_hot_until
+
     def raise_fault(self, link: Link) -> None:
         """Raises: what a caller has met on this link in the thread's place."""
         if self._fault is not None:
             (where, fault), self._fault = self._fault, None
             if where is link:
                 raise fault
+
+    def _look_out_for_more(self) -> None:
+        now = native.monotonic()
+        if now - self._tried_at < STANDBY_FOR:
+            self._is_hot_until = now + STANDBY_FOR
+        self._tried_at = now
 
     def _in_its_place(self, work: Callable[..., bool], *arguments: object) -> bool | None:
         """What the work gives, False when it met a fault; None when the place is not to be had, or nothing is open."""
@@ -111,14 +135,18 @@ class Shortcut:
         self._pulse.wrote(now)
         if self._publisher.due_at() < self._watch.sleeps_until:
             return False
-        if not entry.confirm or waits_in_a_hub():
+        if not self._watch.is_on_standby:
             return True
-        return self._read(link, now, lambda: entry.is_done, entry.deadline)
+        if not entry.confirm or waits_in_a_hub():
+            return False
+        return self._read_on_standby(link, now, lambda: entry.is_done, entry.deadline)
+
+    def _read_on_standby(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
+        """As `read_answer`, in the thread's place."""
+        return self._watch.is_on_standby and self._read(link, now, is_there, until) and bool(is_there())
 
     def _read(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
-        """As `read`, in the thread's place. False when the thread is wanted for what was read."""
-        if now < self._reads_from:
-            return True
+        """As `read_next`, in the thread's place. False when the thread is wanted for what was read."""
         until = min(now + READ_WITHIN, self._watch.sleeps_until, until)
         while not is_there():
             if not (link.stream.has_pending or self._awaits_socket(until)):

@@ -3,7 +3,8 @@
 `wake` costs a system call only while the thread is asleep. The order on both sides is what loses no wake-up: the
 thread says that it sleeps and then looks for work, a caller leaves work and then looks whether the thread sleeps.
 While it sleeps one caller at a time may take its turn; the thread waits for it to be given back, and for nothing else.
-While a caller waits for the socket in its place, the socket does not end the thread's sleep; any wake-up ends both.
+While a caller waits for the socket in its place, the socket does not end the thread's sleep; any wake-up ends both. On
+standby it does not end it in between either: who comes next finds it so, without a system call for that.
 
 Layer 1.
 """
@@ -33,6 +34,7 @@ class Watch:
         self.make_posting: Callable[[], Posting | None] | None = None
         self._posting: Posting | None = None
         self._poller: native.Poller
+        self._standby_poller = native.poll()
         self._deputy_poller = native.poll()
         self._wake_up: native.WakeUp | None = None
         self._descriptor = -1
@@ -42,14 +44,15 @@ class Watch:
         self._turn.acquire()
         self.is_asleep = False
         self.sleeps_until = 0.0
+        self.is_on_standby = False
         self.deputy = 0
         """The thread, by its identifier, that has taken this one's turn."""
 
     def open(self) -> None:
         """Make the wake-up; nothing is open before, nor after `close`. On the application's side."""
         self._wake_up = native.WakeUp()
-        self._poller, self._deputy_poller = native.Poller(), native.poll()
-        for poller in (self._poller, self._deputy_poller):
+        self._poller, self._standby_poller, self._deputy_poller = native.Poller(), native.poll(), native.poll()
+        for poller in (self._poller, self._standby_poller, self._deputy_poller):
             poller.register(self._wake_up.fileno(), native.POLLIN)
         if self.make_posting is not None:
             self._posting = self.make_posting()
@@ -90,9 +93,13 @@ class Watch:
         self._poller.unregister(sock.fileno())
         self._deputy_poller.unregister(sock.fileno())
 
-    def fall_asleep(self, until: float) -> None:
-        """From now on callers wake the thread; look for work between this and `sleep`."""
+    def fall_asleep(self, until: float, *, on_standby: bool = False) -> None:
+        """From now on callers wake the thread; look for work between this and `sleep`.
+
+        `on_standby`: the socket does not wake it, for a caller reads.
+        """
         self.sleeps_until = until
+        self.is_on_standby = on_standby
         self.is_asleep = True
 
     def take_turn(self) -> bool:
@@ -105,15 +112,17 @@ class Watch:
     def wait_for_socket(self, wait_ms: int) -> bool | None:
         """In the thread's place: True when there is something to read, False when somebody wants the thread, None when
         the time is over, or the thread has woken by itself, or nobody but the thread can wait (there is no epoll)."""
-        if not self._poller.can_change:
+        if not (self.is_on_standby or self._relieves()):
             return None
-        if not self._is_relieved:
-            self._is_relieved = True
-            self._poller.modify(self._descriptor, self._events & ~native.POLLIN)
-            if not self.is_asleep:
-                return None
         ready = self._deputy_poller.poll(wait_ms)
         return len(ready) == 1 and ready[0][0] == self._descriptor if ready else None
+
+    def _relieves(self) -> bool:
+        """Have the socket not wake the thread, until `give_turn`."""
+        if not self._is_relieved and self._poller.can_change:
+            self._is_relieved = True
+            self._poller.modify(self._descriptor, self._events & ~native.POLLIN)
+        return self._is_relieved and self.is_asleep
 
     def give_turn(self) -> None:
         """Let the thread have its place again."""
@@ -130,11 +139,12 @@ class Watch:
         """
         if self._posting is not None:
             wait_ms = self._posting.before_sleep(wait_ms)
+        wait = self._standby_poller.poll if self.is_on_standby else self._poller.wait
         self._turn.release()
         try:
-            ready = self._poller.wait(wait_ms)
+            ready = wait(wait_ms)
         finally:
-            self.is_asleep = False
+            self.is_asleep = self.is_on_standby = False
             if not self._turn.acquire(False):
                 if self._is_relieved:
                     self.rouse()  # whoever has it is not to wait any longer

@@ -136,6 +136,10 @@ class Replies:
         if feed is not None:
             feed.disturb()
 
+    def _is_one_missing(self) -> bool:
+        """True while a call waits, or its probe does."""
+        return self._probe is not None or not all(map(len, list(self._calls.values())))
+
     def forget(self, msg_id: str) -> None:
         """Nobody waits for it any more."""
         self._calls.pop(msg_id, None)
@@ -191,6 +195,7 @@ class Replies:
             self,
             prefetch=PREFETCH,
             on_change=self._changed,
+            is_awaited=self._is_one_missing,
             declares=True,
         )
         feed.start()

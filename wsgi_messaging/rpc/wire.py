@@ -70,7 +70,7 @@ class _Reading:
         self._is_over = False
 
     def acquire(self, _blocking: bool, timeout: float) -> bool:
-        self._loop.attend(lambda: self._is_over, native.monotonic() + timeout, is_alone=True)
+        self._loop.attend_unasked(lambda: self._is_over, native.monotonic() + timeout)
         return self._is_over
 
     def release(self) -> None:
@@ -90,9 +90,11 @@ class Feed:
         *,
         prefetch: int,
         on_change: Callable[[], None],
+        is_awaited: Callable[[], bool] | None = None,
         declares: bool = False,
     ) -> None:
-        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up."""
+        """`on_change` is called, on the connection's thread, when it was accepted, again, or given up. `is_awaited`
+        tells whether somebody waits for a delivery, where none comes unasked."""
         self._connections = connections
         self._subscription = Subscription(
             queue,
@@ -100,6 +102,7 @@ class Feed:
             prefetch=prefetch,
             mailbox=sink,
             notify=on_change,
+            is_awaited=is_awaited,
             declares=declares,
         )
         self._loop = connections.loop(CONSUME)
@@ -135,7 +138,7 @@ class Feed:
 
     def disturb(self) -> None:
         """Have nobody read for itself just now: something else has come that it waits for."""
-        if self._loop.watch.deputy:
+        if self._loop.watch.is_on_standby:
             self._loop.watch.wake()
 
     def stop(self) -> None:
