@@ -255,7 +255,7 @@ def test_who_wants_the_thread_ends_both_waits(relieved: tuple[Watch, Sleeper]) -
 def test_a_thread_that_wakes_by_itself_gets_its_place(relieved: tuple[Watch, Sleeper], readable: Readable) -> None:
     """It cannot be woken any more while it waits for its turn, so nobody else would end the wait in its place."""
     watch, sleeper = relieved
-    watch.await_writing(True)  # what the socket takes, it takes at once
+    threading.Timer(0.05, watch.await_writing, (True,)).start()  # what the socket takes, it takes at once
     assert watch.wait_for_socket(LONG) is False
     watch.give_turn()
     wait_until(sleeper.has_woken, what="the thread")
