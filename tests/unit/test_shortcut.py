@@ -411,6 +411,14 @@ def test_what_was_received_already_is_read(desk: Desk, answers: Answers) -> None
     assert answers.reads == 1
 
 
+def test_a_flood_is_not_read_beyond_the_callers_time(desk: Desk, answers: Answers) -> None:
+    """A beat is due some time, however much has been received."""
+    desk.stream.has_pending = True
+    desk.read = lambda: None
+    assert read_next(desk, answers, 0.05) < LONG / 2
+    assert not desk.watch.is_asleep, "the rest is the thread's"
+
+
 def test_nothing_is_read_unasked_on_the_main_thread(desk: Desk, answers: Answers) -> None:
     answers.come()
     desk.shortcut.read_next(lambda: answers.reads, float("inf"))

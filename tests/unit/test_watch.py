@@ -186,6 +186,12 @@ class Sleeper:
     def has_woken(self) -> bool:
         return len(self.ended) == self._sleeps
 
+    def ended_with_its_turn(self) -> bool:
+        """What its sleep gave once it had its turn back."""
+        self._watch.give_turn()
+        wait_until(self.has_woken, what="the thread")
+        return self.ended[-1]
+
     def is_asleep(self) -> bool:
         """True when nothing ends its sleep for a while."""
         time.sleep(0.05)
@@ -236,9 +242,7 @@ def test_what_was_not_read_wakes_the_thread(relieved: tuple[Watch, Sleeper], pai
     watch, sleeper = relieved
     pair.send()
     assert sleeper.is_asleep()
-    watch.give_turn()
-    wait_until(sleeper.has_woken, what="the thread")
-    assert sleeper.ended == [True]
+    assert sleeper.ended_with_its_turn() is True
 
 
 @needs_epoll
@@ -246,9 +250,7 @@ def test_who_wants_the_thread_ends_both_waits(relieved: tuple[Watch, Sleeper]) -
     watch, sleeper = relieved
     threading.Timer(0.05, watch.wake).start()
     assert watch.wait_for_socket(LONG) is False
-    watch.give_turn()
-    wait_until(sleeper.has_woken, what="the thread")
-    assert sleeper.ended == [False]
+    assert sleeper.ended_with_its_turn() is False
 
 
 @needs_epoll
@@ -257,9 +259,7 @@ def test_a_thread_that_wakes_by_itself_gets_its_place(relieved: tuple[Watch, Sle
     watch, sleeper = relieved
     threading.Timer(0.05, watch.await_writing, (True,)).start()  # what the socket takes, it takes at once
     assert watch.wait_for_socket(LONG) is False
-    watch.give_turn()
-    wait_until(sleeper.has_woken, what="the thread")
-    assert sleeper.ended == [True]
+    assert sleeper.ended_with_its_turn() is True
     assert not watch.is_asleep and not watch.take_turn()
 
 

@@ -148,20 +148,22 @@ class Shortcut:
     def _read(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
         """As `read_next`, in the thread's place. False when the thread is wanted for what was read."""
         until = min(now + READ_WITHIN, self._watch.sleeps_until, until)
-        while not is_there():
-            if not (link.stream.has_pending or self._awaits_socket(until)):
-                break
+        while not is_there() and self._has_something(link, until):
             self._inlet.read(link)
         is_all_read = self._outlet.has_nothing and not (link.stream.has_pending or link.stream.wants_write)
         return is_all_read and self._consumers.due_at() >= self._watch.sleeps_until
 
-    def _awaits_socket(self, until: float) -> bool:
-        """Wait for it in the thread's place; False when that is over."""
+    def _has_something(self, link: Link, until: float) -> bool:
+        """In the thread's place: wait until there is something to read; False when that is over."""
         wait_ms = int((until - native.monotonic()) * 1000)
-        has_something = self._watch.wait_for_socket(wait_ms) if wait_ms > 0 else None
-        if has_something is False:
+        if wait_ms <= 0:
+            return False
+        if link.stream.has_pending:
+            return True
+        has_socket = self._watch.wait_for_socket(wait_ms)
+        if has_socket is False:
             self._reads_from = native.monotonic() + APART_FOR
-        return bool(has_something)
+        return bool(has_socket)
 
     def _write_answer(self, link: Link, now: float, order: Order) -> bool:
         if not self._outlet.has_nothing:
