@@ -7,6 +7,7 @@ import errno
 import logging
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -96,12 +97,12 @@ def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.Monkey
 # The process id.
 
 
-def said_in_a_child(fork: Callable[[], int]) -> list[str]:
-    """What a child says of itself: its id as it is asked for here, twice, and as the system has it."""
+def said_in_a_child(fork: Callable[[], int], say: Callable[[], str]) -> list[str]:
+    """What a child says of itself."""
     read_end, write_end = os.pipe()
     child = fork()
     if child == 0:
-        os.write(write_end, f"{native.getpid()} {native.getpid()} {os.getpid()}".encode())
+        os.write(write_end, say().encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(write_end)
@@ -109,15 +110,37 @@ def said_in_a_child(fork: Callable[[], int]) -> list[str]:
         return reader.read().decode().split()
 
 
-@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python's", "the system's"])
+FORKS = pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python's", "the system's"])
+
+
+@FORKS
 @pytest.mark.parametrize("is_wiped", [True, False])
 def test_each_process_has_its_id(fork: Callable[[], int], is_wiped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where Python is not told of the fork, as in uWSGI's workers; and where the kernel wipes nothing."""
     if not is_wiped:
         monkeypatch.setattr(native, "_is_known", b"\0")
     assert native.getpid() == os.getpid()
-    assert len(set(said_in_a_child(fork))) == 1
+    assert len(set(said_in_a_child(fork, lambda: f"{native.getpid()} {native.getpid()} {os.getpid()}"))) == 1
     assert native.getpid() == os.getpid()
+
+
+@FORKS
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread is known for the main one")
+def test_the_thread_that_forks_is_the_childs_main_one(fork: Callable[[], int]) -> None:
+    """It knew of itself that it is not, in the parent."""
+
+    def know_and_fork() -> None:
+        known.append(native.is_main_thread())
+        told.extend(said_in_a_child(fork, lambda: str(native.is_main_thread())))
+        known.append(native.is_main_thread())
+
+    known: list[bool] = []
+    told: list[str] = []
+    thread = threading.Thread(target=know_and_fork)
+    thread.start()
+    thread.join(10.0)
+    assert (known, told) == ([False, False], ["True"])
+    assert native.is_main_thread()
 
 
 def test_the_system_is_asked_once_for_the_process_id(monkeypatch: pytest.MonkeyPatch) -> None:
