@@ -254,7 +254,7 @@ def let_its_worker_read(server: RPCServer, caller: RPCClient) -> None:
 
     def is_reading() -> bool:
         add(caller)
-        time.sleep(0.01)
+        time.sleep(0.01)  # its worker has answered, and is about to read
         return reading(server)()
 
     wait_until(is_reading, 10.0, "a worker in the thread's place")
@@ -306,7 +306,7 @@ def test_the_heart_beats_while_a_worker_reads(
         server = RPCServer(serving, Target(topic="worker-beats", server="s"), [Endpoint()])
         server.start()
         let_its_worker_read(server, client_of(transport, "worker-beats"))
-        time.sleep(HEARTBEAT * 4)
+        time.sleep(HEARTBEAT * 4)  # twice as long as the broker waits for a beat
         assert [status.reconnects for status in serving.status().connections] == [0, 0]
         for pair in proxy.pairs:
             assert pair.traffic["up"].largest_gap() < HEARTBEAT

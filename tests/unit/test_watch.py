@@ -194,7 +194,7 @@ class Sleeper:
 
     def is_asleep(self) -> bool:
         """True when nothing ends its sleep for a while."""
-        time.sleep(0.05)
+        time.sleep(0.05)  # nothing tells that nothing ends it
         return not self.has_woken()
 
 

@@ -8,9 +8,9 @@ waits for that alone, for the next request, has the socket not wake the thread f
 meanwhile (another caller, a beat, an answer that takes long) ends this, and the thread does all as ever.
 
 Rules: a caller has the thread's place from `Watch.take_turn` to `give_turn`: microseconds to write, `READ_WITHIN` at
-most to read, and never beyond the thread's next duty; where somebody came who wanted the thread, nobody reads for a
-moment; never on the main thread, where a signal handler can come in between and stay, and with it the heartbeat would
-stop; a greenlet, whose hub would stand still, never waits here; a caller that is interrupted in there costs the
+most to read, and never beyond the thread's next duty; where somebody came who wanted the thread, nobody reads unasked
+for a moment; never on the main thread, where a signal handler can come in between and stay, and with it the heartbeat
+would stop; a greenlet, whose hub would stand still, never waits here; a caller that is interrupted in there costs the
 connection, which nobody else then finds in the middle of a frame.
 
 Layer 2.
@@ -39,7 +39,7 @@ READ_WITHIN = 0.1
 STANDBY_FOR = 0.1
 """Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
 APART_FOR = 0.02
-"""Seconds for which nobody reads in the thread's place after somebody wanted the thread meanwhile."""
+"""Seconds for which nobody reads unasked in the thread's place after somebody wanted the thread meanwhile."""
 
 Order = Callable[[float], bytes | None]
 """Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
