@@ -340,8 +340,9 @@ def test_a_reply_to_nobody_is_given_up(rabbitmq: RabbitMQ, direct: Transport, un
         calls = [pool.submit(took, lambda: client.call({}, "hold"), MessagingError) for _ in range(2)]
         for _ in calls:
             assert endpoint.running.acquire(timeout=5)
-        rabbitmq.delete_queue(replies_of(calling.connections()).queue)
+        queue = replies_of(calling.connections()).queue
         calling.close()
+        rabbitmq.delete_queue(queue)  # not before: a client that hears of it declares its queue again
         endpoint.go_on.set()
         wait_until(lambda: running.status().undeliverable == 2, what="both given up")
         assert running.status().replies == 0
