@@ -295,6 +295,7 @@ class Loop:
                 self._inlet.read(link)
             now = native.monotonic()
             self._outlet.answer(self._pulse.keep_alive(now))
+            self._outlet.look(link.stream, now, is_blocked=self.blocked is not None)
             self.attempts.say_if_due(now)
         except (OSError, EOFError) as exc:
             self._lose(f"{exc}" or type(exc).__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ..runtime import native
 from .pending import Outgoing
 from .publishing import Publisher
 from .stream import Stream
@@ -96,6 +97,12 @@ class Outlet:
                 parts.append(admit(outbox.popleft(), now))
                 size += len(parts[-1])
         return b"".join(parts)
+
+    def look(self, stream: Stream, now: float, *, is_blocked: bool) -> None:
+        """See to it that messages are answered. Raises: EOFError when one was not, though the broker could."""
+        if now >= self._publisher.patience.look_at:
+            is_on_its_way = self.is_stuck or stream.wants_write or native.unacknowledged(stream.sock) > 0
+            self._publisher.look(now, is_excused=is_blocked or is_on_its_way)
 
     def sweep(self, now: float) -> None:
         """Drop the messages that nobody waits for any more, so that a long outage does not fill the memory."""

@@ -100,6 +100,8 @@ class Confirms:
         self._next_tag = 1
         self._lowest_tag = 1
         self._returned_tag = 0
+        self._seen_tag = 0
+        self._seen_at = 0.0
         self.entries: dict[int, Outgoing] = {}
         """By delivery tag, in order; to be looked at."""
 
@@ -114,6 +116,16 @@ class Confirms:
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for the answer to one of them."""
         return any(entry.is_wanted(now) for entry in self.entries.values())
+
+    def waited(self, now: float, *, anew: bool) -> float:
+        """The seconds for which one of them has been unanswered for certain, as far as the calls of this have seen.
+
+        `anew` has them begin now.
+        """
+        oldest = next(iter(self.entries), None)
+        if anew or oldest is None or oldest > self._seen_tag:
+            self._seen_tag, self._seen_at = self.last_tag, now
+        return now - self._seen_at
 
     def sent(self, entry: Outgoing) -> None:
         """Number a message that is being written."""

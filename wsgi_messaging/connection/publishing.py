@@ -21,6 +21,7 @@ from . import codec, frames
 from .channels import Channels, close_reason
 from .frames import Inbound
 from .lanes import Lane, PlainLane
+from .patience import Patience
 from .pending import Outgoing
 
 TRIES_AFTER_REFUSALS = 3
@@ -50,6 +51,7 @@ class Publisher:
         self.frame_max = 0
         self.on_round_trip: Callable[[float], None] | None = None
         """Gets the seconds from write to confirm, of one message at a time; None costs nothing."""
+        self.patience = Patience()
         self._timed: Outgoing | None = None
         self._timed_at = 0.0
         self._channels = channels
@@ -94,8 +96,8 @@ class Publisher:
         return bool(self._refused) or self._plain.ask_at != _NEVER
 
     def due_at(self) -> float:
-        """When a message that was answered nack is to be tried again, or the broker to be asked about others."""
-        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
+        """When a message that was answered nack is to be tried again, the broker asked about others, or looked at."""
+        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at, self.patience.look_at)
 
     def advance(self, now: float) -> bytes:
         """Do what is due."""
@@ -114,6 +116,10 @@ class Publisher:
             closing = self._channels.close(self._proving.channel)
             self._proving.close()
         return closing + self._prove(now)
+
+    def look(self, now: float, *, is_excused: bool) -> None:
+        """See to it that the broker answers. Raises: EOFError when it has not, for too long."""
+        self.patience.look([lane.confirms for lane in self._lanes], now, is_excused=is_excused)
 
     def admit(self, entry: Outgoing, now: float) -> bytes:
         """The bytes that send a message; none if nobody wants it any more or it waits for its turn."""
@@ -150,6 +156,8 @@ class Publisher:
             self._fail(entry, InvalidMessage(f"headers of {len(entry.header)} bytes; a frame holds {self.frame_max}"))
             return opening
         lane.confirms.sent(entry)
+        if self.patience.look_at == _NEVER:
+            self.patience.watch(now)
         if lane is self._plain:
             self._plain.ask_soon(now)
         entry.tries += 1

@@ -14,6 +14,7 @@ import _socket
 import _thread
 import contextlib
 import encodings.idna  # noqa: F401  (the name look-up imports it; an import on the native thread takes a green lock)
+import fcntl
 import importlib.util
 import mmap
 import os
@@ -21,6 +22,7 @@ import select
 import signal
 import ssl
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -305,6 +307,14 @@ def tcp_socket(family: int, *, unacknowledged_ms: int) -> Socket:
 def socket_error(sock: Socket) -> int:
     """The pending error number of a socket whose connect was in progress; 0 when it is connected."""
     return sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+
+
+def unacknowledged(sock: Socket) -> int:
+    """Octets that were sent, and that the peer's kernel has not acknowledged (tcp(7), SIOCOUTQ); 0 where unknown."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def tls_module() -> ModuleType:
