@@ -47,15 +47,16 @@ class Producers:
                 self.confirmed.append(body)
             self.slowest = max(self.slowest, time.monotonic() - begun)
 
-    def go_on(self, transport: Transport) -> None:
-        """Wait until a hundred more were confirmed; what hinders it is in the failure's text."""
+    def go_on(self, transport: Transport, more: int = 100, within: float = 60.0) -> None:
+        """Wait until so many more were confirmed; what hinders it is in the failure's text."""
         before, failed = len(self.confirmed), len(self.failed)
         try:
-            wait_until(lambda: len(self.confirmed) > before + 100, 60.0, "publishing goes on")
+            wait_until(lambda: len(self.confirmed) > before + more, within, "publishing goes on")
         except AssertionError as exc:
             errors = Counter(str(error) for error in self.failed[failed:])
+            came = len(self.confirmed) - before
             raise AssertionError(
-                f"{len(self.confirmed) - before} confirmed in a minute; {transport.status()}; {errors.most_common(5)}"
+                f"{came} confirmed in {within:g} s; {transport.status()}; {errors.most_common(5)}"
             ) from exc
 
     def stop(self) -> None:

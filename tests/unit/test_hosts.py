@@ -29,16 +29,25 @@ def test_a_round_tries_each_once() -> None:
 def test_the_one_that_worked_comes_last_after_it_is_lost() -> None:
     three = hosts(A, B, C)
     three.take()
-    working = three.take()
-    three.succeeded(working.address)
-    assert [three.take() for _ in range(3)] == [A, C, B]
+    assert three.take() is B
+    three.succeeded()
+    assert [three.take() for _ in range(3)] == [C, A, B], "one that has just failed does not come before the others"
     assert three.is_round_over
-    assert three.take() is A, "the next round is in the first order again"
+    assert three.take() is C
+
+
+def test_two_that_are_lost_one_after_the_other_leave_the_third() -> None:
+    """The first may hang still."""
+    three = hosts(A, B, C)
+    for expected in (A, B, C, A):
+        assert three.take() is expected
+        three.succeeded()
 
 
 def test_a_single_host_is_tried_again() -> None:
     one = hosts(A)
-    one.succeeded(one.take().address)
+    one.take()
+    one.succeeded()
     assert not one.is_round_over
     assert one.take() is A
     assert one.is_round_over

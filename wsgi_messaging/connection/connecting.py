@@ -122,7 +122,7 @@ class Attempts:
             self._unsaid = f"{self._name}: connected to {link.broker} after {self._failures} failed attempts"
             self.say_at = now if self._short_lives < FLAPPING_FROM else now + STABLE_AFTER
             self.say_if_due(now)
-        self._hosts.succeeded(link.broker.address)
+        self._hosts.succeeded()
         self._reported.clear()
         self._failures = self._refusals = 0
         self.last_failure = None

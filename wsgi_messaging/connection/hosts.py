@@ -1,4 +1,4 @@
-"""Which broker to try next: every worker in an order of its own, the ones that just failed last.
+"""Which broker to try next: every worker in an order of its own, the ones that were tried last come last.
 
 Layer 0: imports `dataclasses`, nothing else.
 """
@@ -48,13 +48,16 @@ class Hosts:
         """The next broker of this round."""
         if not self._untried:
             self._untried = list(self._order)
-        return self._untried.pop(0)
+        taken = self._untried.pop(0)
+        self._order.remove(taken)
+        self._order.append(taken)
+        return taken
 
     @property
     def is_round_over(self) -> bool:
         """True when every broker was tried since the last success."""
         return not self._untried
 
-    def succeeded(self, address: str) -> None:
-        """This one works. After it is lost the others come first, and it comes last: it may be the one that died."""
-        self._untried = sorted(self._order, key=lambda broker: broker.address == address)
+    def succeeded(self) -> None:
+        """The last one works. After it is lost it comes last, and before it those that failed, or were lost, before."""
+        self._untried = list(self._order)

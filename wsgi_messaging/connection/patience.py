@@ -15,9 +15,9 @@ from .pending import Confirms
 
 SILENT_AFTER = 15.0
 """Seconds without an answer to a message that the broker's kernel has. An election of a quorum queue takes ten."""
-SILENT_AT_MOST = 960.0
+SILENT_AT_MOST = 480.0
 """The time is doubled with each broker that was given up for it, up to this: it may be the queue, not the broker."""
-FORGOTTEN_AFTER = 3600.0
+FORGOTTEN_AFTER = 600.0
 """Seconds after which that begins anew."""
 LOOK_EVERY = 3.0
 _NEVER = float("inf")
