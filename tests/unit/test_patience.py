@@ -15,7 +15,14 @@ from tests.unit.test_pending import outgoing
 from tests.unit.test_publishing import MAIN, Desk
 from tests.unit.wire import ack, closed
 from wsgi_messaging.connection.outlet import Outlet
-from wsgi_messaging.connection.patience import FORGOTTEN_AFTER, LOOK_EVERY, SILENT_AFTER, SILENT_AT_MOST, Patience
+from wsgi_messaging.connection.patience import (
+    FORGOTTEN_AFTER,
+    IN_A_ROW,
+    LOOK_EVERY,
+    SILENT_AFTER,
+    SILENT_AT_MOST,
+    Patience,
+)
 from wsgi_messaging.connection.pending import Confirms
 from wsgi_messaging.runtime import native
 
@@ -88,6 +95,15 @@ def test_answers_to_later_messages_do_not_excuse_the_oldest(clock: Clock) -> Non
     assert SILENT_AFTER <= clock.now - BEGIN <= ENOUGH
 
 
+def test_the_time_counts_from_when_it_was_sent(clock: Clock) -> None:
+    """And not from when an older one was answered."""
+    clock.publish(), clock.publish()
+    assert clock.goes_on(SILENT_AFTER - STEP) is None
+    clock.desk.answer(ack(MAIN, 1))
+    given_up = clock.goes_on(SILENT_AFTER)
+    assert given_up is not None and given_up <= 3 * STEP
+
+
 def test_a_broker_that_is_slow_goes_on(clock: Clock) -> None:
     """Two thousand in flight for ten seconds each."""
     for tag in range(1, 2000):
@@ -132,14 +148,14 @@ def gives_up_after(patience: Patience, now: float) -> float:
     raise AssertionError("never given up")
 
 
-def test_each_time_takes_twice_as_long_and_after_ten_quiet_minutes_it_begins_anew() -> None:
+def test_after_some_each_takes_twice_as_long_and_after_ten_quiet_minutes_it_begins_anew() -> None:
     patience = Patience()
     now, waited = BEGIN, []
-    for _ in range(9):
+    for _ in range(IN_A_ROW + 8):
         waited.append(gives_up_after(patience, now))
         now += waited[-1]
-    assert waited[:6] == [SILENT_AFTER * 2**power for power in range(6)]
-    assert waited[5:] == [SILENT_AT_MOST] * 4
+    assert waited[:IN_A_ROW] == [SILENT_AFTER] * IN_A_ROW
+    assert waited[IN_A_ROW:] == [SILENT_AFTER * 2**power for power in range(1, 6)] + [SILENT_AT_MOST] * 3
     now += FORGOTTEN_AFTER + 1
     assert gives_up_after(patience, now) == SILENT_AFTER
 

@@ -15,8 +15,10 @@ from .pending import Confirms
 
 SILENT_AFTER = 15.0
 """Seconds without an answer to a message that the broker's kernel has. An election of a quorum queue takes ten."""
+IN_A_ROW = 5
+"""So many brokers are given up one after the other, while a cluster makes up its mind about a node: 75 s."""
 SILENT_AT_MOST = 480.0
-"""The time is doubled with each broker that was given up for it, up to this: it may be the queue, not the broker."""
+"""Then the time is doubled with each, up to this: it is the queue, not the broker."""
 FORGOTTEN_AFTER = 600.0
 """Seconds after which that begins anew."""
 LOOK_EVERY = 3.0
@@ -29,7 +31,7 @@ class Patience:
     def __init__(self) -> None:
         self.look_at = _NEVER
         """When the next look is due; never while nothing is in flight."""
-        self._limit = SILENT_AFTER
+        self._given_up = 0
         self._given_up_at = -_NEVER
 
     def watch(self, now: float) -> None:
@@ -40,13 +42,14 @@ class Patience:
     def look(self, in_flight: Iterable[Confirms], now: float, *, is_excused: bool) -> None:
         """See to it that messages are answered, unless the broker is excused. Raises: EOFError when one was not."""
         if now - self._given_up_at > FORGOTTEN_AFTER:
-            self._limit = SILENT_AFTER
+            self._given_up = 0
+        limit = min(SILENT_AFTER * 2 ** max(0, self._given_up - IN_A_ROW + 1), SILENT_AT_MOST)
         self.look_at = _NEVER
         for confirms in in_flight:
             if confirms:
                 self.look_at = now + LOOK_EVERY
             waited = confirms.waited(now, anew=is_excused)
-            if waited >= self._limit:
-                self._limit = min(self._limit * 2, SILENT_AT_MOST)
+            if waited >= limit:
+                self._given_up += 1
                 self._given_up_at = now
                 raise EOFError(f"a message was not answered for {waited:.0f} s")
