@@ -18,7 +18,7 @@ TIMEOUT = 30.0
 HEARTBEAT = 5.0
 """A stopped node is given up after two of these."""
 HELD_FOR = 120.0
-"""Seconds for which a hung node can hold up the others: net_ticktime is 60, a quarter more at worst, and the way back."""
+"""Seconds for which a hung node holds up the others: net_ticktime is 60, at worst a quarter more; then the way back."""
 
 GoesOn = Callable[..., None]
 
