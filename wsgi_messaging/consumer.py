@@ -170,7 +170,6 @@ class Consumer:
         self._tries = tries
         self._failures = _Failures()
         self._on_end = on_end
-        self.queue = subscription.queue
         self.handled = 0
         self.failed = 0
         self.rejected = 0
@@ -188,6 +187,11 @@ class Consumer:
     def __repr__(self) -> str:
         state = "stopped" if self._is_stopping else "active" if self._subscription.is_active else "waiting"
         return f"<Consumer {self.queue} {state} handled={self.handled} failed={self.failed}>"
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue; one that the broker chose is another one after a reconnect."""
+        return self._subscription.queue
 
     @property
     def is_active(self) -> bool:

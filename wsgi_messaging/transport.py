@@ -27,6 +27,7 @@ from .consumer import Callback, Consumer
 from .errors import (
     Closed,
     ConfigurationError,
+    DeclarationRefused,
     MessagingError,
     Rejected,
     Unavailable,
@@ -173,7 +174,11 @@ class Transport:
         """The route is gone from the broker: make it again if it was declared through us."""
         route = connections.topology.of_route(message.exchange, message.routing_key)
         for declaration in route:
-            connections.request(declaration, deadline)
+            try:
+                connections.request(declaration, deadline)
+            except DeclarationRefused:
+                if not declaration.is_named_by_broker:
+                    raise
         return bool(route)
 
     def publish_soon(
@@ -265,12 +270,10 @@ class Transport:
         role = CONSUME if entities.is_exclusive(entity) else None
 
         def carry_out(declaration: Declaration) -> Inbound:
-            answer = connections.request(declaration, deadline, role)
-            connections.topology.record(declaration)
-            return answer
+            return connections.request(declaration, deadline, role)
 
         with self.one_shot():
-            return entities.declare(entity, carry_out)
+            return entities.declare(entity, carry_out, connections.topology.record)
 
     def consume(
         self,
@@ -291,7 +294,8 @@ class Transport:
         A delivery is acknowledged when the callback returns; with `auto_ack=False` the application settles each one,
         whenever it likes and from any thread. A message on which the callback raises goes back to its queue, and is
         rejected (dead-lettered where the queue says so) the `tries`-th time. The consumer comes back
-        after a reconnect, and after the broker cancelled it. `prefetch` 0 means no limit.
+        after a reconnect, and after the broker cancelled it; a queue that the broker named (`Queue("")`) and that is
+        gone is replaced by another one with the same bindings. `prefetch` 0 means no limit.
 
         Blocks: up to `timeout`, until the broker has accepted the consumer. Raises: `DeclarationRefused`,
         `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`.

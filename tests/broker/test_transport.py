@@ -493,6 +493,21 @@ def test_declare_with_other_flags_is_refused_with_the_reason(transport: Transpor
     assert status_of(transport).reconnects == 0
 
 
+def test_what_cannot_be_made_again_fails_the_publish_with_the_reason(
+    transport: Transport, witness: Any, unique: Name
+) -> None:
+    """Somebody has made another exchange of that name meanwhile."""
+    name = unique("changed")
+    transport.declare(Queue(name, Exchange(name, "topic"), routing_key="key"))
+    transport.publish("body", "key", name)
+    witness.exchange_delete(name)
+    _deleted(witness, name)
+    witness.exchange_declare(name, "fanout", durable=True, auto_delete=False)
+    with pytest.raises(DeclarationRefused, match="406 PRECONDITION_FAILED"):
+        transport.publish("body", "key", name)
+    witness.exchange_delete(name)
+
+
 def test_declare_reserved_name_is_refused(transport: Transport, queue: str) -> None:
     with pytest.raises(DeclarationRefused, match="403 ACCESS_REFUSED"):
         transport.declare(Queue("amq.mine"))

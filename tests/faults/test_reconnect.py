@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from tests.harness.proxy import FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import stays, wait_until
-from wsgi_messaging import ConnectionStatus, MessagingError, Settings, Transport
+from wsgi_messaging import ConnectionStatus, MessagingError, Settings, Transport, Unroutable
 from wsgi_messaging.connection.connecting import FIRST_WITHIN
 
 LOGGER = "wsgi_messaging.connection"
@@ -150,6 +150,44 @@ def test_an_exclusive_queue_comes_back_with_its_consumer(
     proxy.cut()
     transport.publish("2", name)
     wait_until(lambda: received == [b"1", b"2"], 5.0, "the message after the reconnect")
+
+
+def test_a_queue_that_the_broker_named_comes_back_under_another_name(
+    transport: Transport, proxy: FaultProxy, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its bindings and all its consumers; what one has the other does not get."""
+    told = Exchange(unique("told"), "fanout", durable=True)
+    queue = Queue("", told, exclusive=True)
+    received: list[bytes] = []
+    name = transport.declare(queue)
+    consumers = [transport.consume(name, lambda delivery: received.append(delivery.body)) for _ in range(2)]
+    names: set[str] = set()
+    transport.publish("1", "", told.name)
+    wait_until(lambda: received == [b"1"], 5.0, "the first message")
+    for number in (2, 3):
+        received.clear()
+        names.add(consumers[0].queue)
+        proxy.cut()
+        wait_until(lambda: all(each.is_active and each.queue not in names for each in consumers), 10.0, "both")
+        for part in range(10):
+            transport.publish(f"{number}.{part}", "", told.name)
+        wait_until(lambda: len(received) >= 10, 5.0, "the messages after the reconnect")
+        assert len(set(received)) == len(received) == 10
+        assert len({consumer.queue for consumer in consumers}) == 1
+    with pytest.raises(Unroutable):
+        transport.publish("to what is gone", name)
+    assert lines(caplog, "consumer") == []
+
+
+def test_a_queue_that_the_broker_named_and_nobody_consumes_is_gone(
+    transport: Transport, proxy: FaultProxy, unique: Callable[[str], str]
+) -> None:
+    told = Exchange(unique("told"), "fanout", durable=True)
+    transport.declare(Queue("", told, exclusive=True))
+    transport.publish("1", "", told.name)
+    proxy.cut()
+    with pytest.raises(Unroutable):
+        transport.publish("2", "", told.name)
 
 
 def test_confirmed_is_a_subset_of_received(proxy: FaultProxy, rabbitmq: RabbitMQ, queue: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.wire import closed, inbound, methods, split
@@ -188,6 +190,61 @@ def test_a_missing_queue_of_ours_is_made_again(desk: Desk) -> None:
     ]
     desk.accept(subscription)
     assert subscription.error is None
+
+
+def with_name(desk: Desk, *names: str) -> list[Subscription]:
+    """Active consumers of one queue, `amq.gen-1`, that the broker named and that is gone since."""
+    declaration = topology.declare_queue(
+        "", passive=False, durable=False, exclusive=True, auto_delete=False, arguments={}
+    )
+    desk.topology.record(replace(declaration, queue="amq.gen-1", is_named_by_broker=True))
+    binding = topology.bind_queue("amq.gen-1", "exchange", "key", {})
+    desk.topology.record(replace(binding, is_named_by_broker=True))
+    active = [desk.active("amq.gen-1") for _name in names]
+    desk.channels.lost()
+    desk.consumers.lost()
+    desk.advance()
+    return active
+
+
+def queue_of(arguments: bytes) -> str:
+    return arguments[3 : 3 + arguments[2]].decode()
+
+
+def test_a_queue_that_the_broker_named_is_replaced(desk: Desk) -> None:
+    [subscription] = with_name(desk, "a")
+    written = split(desk.channels.dispatch(closed(subscription.channel, 404), NOW))
+    queues = {frames.BASIC_CONSUME: "no consume", topology.QUEUE_BIND: "no bind", topology.QUEUE_DECLARE: "no declare"}
+    for frame in written:
+        method = int.from_bytes(frame.payload[:4], "big")
+        if method in queues:
+            queues[method] = queue_of(frame.payload[4:])
+    assert set(queues.values()) == {""}, "the one declared last, in one write"
+    desk.answer(inbound(subscription.channel, topology.QUEUE_DECLARE_OK, "sll", "amq.gen-2", 0, 0))
+    assert subscription.queue == queue_of(subscription.consume) == "amq.gen-2"
+    assert [made.queue for made in desk.topology.of_queue("amq.gen-2")] == ["amq.gen-2"] * 2
+    desk.accept(subscription)
+    assert desk.warnings == []
+
+
+def test_two_consumers_of_it_share_the_new_one(desk: Desk) -> None:
+    one, two = with_name(desk, "one", "two")
+    desk.answer(closed(one.channel, 404))
+    assert desk.answer(closed(two.channel, 404)) == [(two.channel or 4, "channel.close-ok")], "it is being made"
+    desk.answer(inbound(one.channel, topology.QUEUE_DECLARE_OK, "sll", "amq.gen-2", 0, 0))
+    desk.accept(one)
+    assert two.queue == queue_of(two.consume) == "amq.gen-2"
+    assert [name for _channel, name in desk.advance(NOW + RETRY_AFTER)] == OPENING, "and declares nothing"
+
+
+def test_a_queue_that_we_named_keeps_its_name(desk: Desk) -> None:
+    desk.declare("q")
+    desk.declare("r")
+    before = desk.topology.of_route("exchange", "key")
+    subscription = desk.active()
+    desk.answer(closed(subscription.channel, 404))
+    desk.answer(inbound(subscription.channel, topology.QUEUE_DECLARE_OK, "sll", "q", 0, 0))
+    assert subscription.queue == "q" and desk.topology.of_route("exchange", "key") == before
 
 
 def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:

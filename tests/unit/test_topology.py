@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from wsgi_messaging.connection import topology as made_of
 from wsgi_messaging.connection.topology import (
     Declaration,
     Topology,
     bind_queue,
     declare_exchange,
     declare_queue,
+    with_queue,
 )
 
 
@@ -71,6 +75,50 @@ def test_forget() -> None:
     assert recorded.of_queue("a") == [A]
     recorded.forget()
     assert recorded.of_queue("a") == [A]
+
+
+# A queue that the broker named.
+
+NAMED = replace(queue(""), queue="amq.gen-1", is_named_by_broker=True)
+NAMED_TO_X = replace(bind_queue("amq.gen-1", "x", "k", {"a": 1}), is_named_by_broker=True)
+
+
+def test_a_queue_that_the_broker_named_is_made_once_more_as_the_one_declared_last() -> None:
+    methods, name = topology(X, NAMED, NAMED_TO_X).once_more("amq.gen-1")
+    assert name == ""
+    assert methods == [
+        (made_of.EXCHANGE_DECLARE, X.arguments),
+        (made_of.QUEUE_DECLARE, queue("").arguments),
+        (made_of.QUEUE_BIND, bind_queue("", "x", "k", {"a": 1}).arguments),
+    ]
+
+
+def test_one_that_we_named_is_made_once_more_by_its_name() -> None:
+    methods, name = topology(X, A, A_TO_X).once_more("a")
+    assert name == "a"
+    assert [arguments for _method, arguments in methods] == [X.arguments, A.arguments, A_TO_X.arguments]
+
+
+def test_its_new_name_is_that_of_its_bindings_too() -> None:
+    recorded = topology(X, NAMED, A, NAMED_TO_X)
+    recorded.rename("amq.gen-1", "amq.gen-2")
+    assert recorded.of_queue("amq.gen-1") == []
+    [_exchange, named, bound] = recorded.of_queue("amq.gen-2")
+    assert named == replace(NAMED, queue="amq.gen-2")
+    assert bound.arguments == bind_queue("amq.gen-2", "x", "k", {"a": 1}).arguments
+    assert recorded.of_queue("a") == [A]
+
+
+def test_a_publisher_does_not_make_it_once_more() -> None:
+    """It would have another name. What binds it may be missing while it is there."""
+    recorded = topology(X, A, NAMED, A_TO_X, NAMED_TO_X)
+    assert recorded.of_route("", "amq.gen-1") == [X]
+    assert recorded.of_route("x", "k") == [X, A, A_TO_X, NAMED_TO_X]
+
+
+def test_another_queues_arguments() -> None:
+    for name in ("", "other", "q" * 255):
+        assert with_queue(A_TO_X.arguments, name) == bind_queue(name, "x", "k", {}).arguments
 
 
 def test_what_is_said_of_them() -> None:

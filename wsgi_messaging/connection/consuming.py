@@ -14,10 +14,10 @@ from copy import copy
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import DeclarationRefused, MessagingError
-from . import codec, frames
+from . import codec, frames, topology
 from .channels import Channels, close_reason
 from .frames import Inbound
-from .topology import Topology
+from .topology import Topology, with_queue
 
 _NEVER = float("inf")
 RETRY_AFTER = 1.0
@@ -187,10 +187,13 @@ class Consumers:
         subscription.channel, subscription.generation = channel, self._generation
         subscription.maybe_sent = True
         methods = [(frames.CHANNEL_OPEN, b"\0")]
+        consume = subscription.consume
         if subscription.is_missing:
-            methods += [(made.method, made.arguments) for made in self._topology.of_queue(subscription.queue)]
+            makes_queue, name = self._topology.once_more(subscription.queue)
+            methods += makes_queue
+            consume = with_queue(consume, name)
         methods.append((frames.BASIC_QOS, subscription.qos))
-        methods.append((frames.BASIC_CONSUME, subscription.consume))
+        methods.append((frames.BASIC_CONSUME, consume))
         return b"".join(frames.method_frame(channel, method, arguments) for method, arguments in methods)
 
     def on_method(self, inbound: Inbound, now: float) -> bytes:
@@ -202,6 +205,8 @@ class Consumers:
             case frames.BASIC_DELIVER:
                 self.delivered += 1
                 subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound))
+            case topology.QUEUE_DECLARE_OK:
+                self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
                 subscription.is_active = subscription.was_active = True
                 subscription.is_missing = False
@@ -212,6 +217,19 @@ class Consumers:
             case frames.CHANNEL_CLOSE:
                 return self._on_close(subscription, inbound, now)
         return b""
+
+    def _on_named(self, queue: str, name: str) -> None:
+        """A queue was declared; the broker has named it anew if it had named the one that is gone."""
+        if name == queue:
+            return
+        self._topology.rename(queue, name)
+        for subscription in self._of_queue(queue):
+            subscription.queue = name
+            subscription.consume = with_queue(subscription.consume, name)
+
+    def _of_queue(self, queue: str) -> list[Subscription]:
+        everyone = [*self._subscriptions.values(), *self._waiting]
+        return [subscription for subscription in everyone if subscription.queue == queue]
 
     def _on_cancelled(self, subscription: Subscription, now: float) -> bytes:
         """The broker ended the consumer: queue or node went, or (from 4.3 on) a quorum queue's consumer timed out.
@@ -231,8 +249,9 @@ class Consumers:
         if subscription.is_cancelled:
             return b""
         if code == 404 and not subscription.is_missing and self._topology.of_queue(subscription.queue):
-            subscription.is_missing = True
-            subscription.retry_at = subscription.retry_at or now
+            is_being_made = any(other.is_missing for other in self._of_queue(subscription.queue))
+            subscription.is_missing = not is_being_made  # by one of them only: it may be named anew
+            subscription.retry_at = now + RETRY_AFTER if is_being_made else subscription.retry_at or now
             self._waiting.append(subscription)
         elif subscription.was_active:
             self._try_again(subscription, now, f"ended: {code} {text}")

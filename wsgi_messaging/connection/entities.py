@@ -9,6 +9,7 @@ Layer 3.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kombu.entity import Exchange, Queue
@@ -20,6 +21,7 @@ from .frames import Inbound
 from .topology import Declaration
 
 CarryOut = Callable[[Declaration], Inbound]
+Record = Callable[[Declaration], None]
 
 _ANSWERS = {topology.QUEUE_DECLARE: "sll"}
 
@@ -27,12 +29,20 @@ _ANSWERS = {topology.QUEUE_DECLARE: "sll"}
 class DeclaringChannel:
     """What kombu's entities call a channel, as far as declaring goes."""
 
-    def __init__(self, carry_out: CarryOut) -> None:
+    def __init__(self, carry_out: CarryOut, record: Record) -> None:
         self._carry_out = carry_out
+        self._record = record
+        self._named_by_broker = ""
 
     def _do(self, declaration: Declaration) -> list[Any]:
         answer = self._carry_out(declaration)
-        return codec.read_arguments(_ANSWERS.get(declaration.method, ""), answer.arguments)
+        values = codec.read_arguments(_ANSWERS.get(declaration.method, ""), answer.arguments)
+        if declaration.method == topology.QUEUE_DECLARE and not declaration.queue:
+            self._named_by_broker = values[0]
+            declaration = replace(declaration, queue=values[0])
+        is_named_by_broker = bool(declaration.queue) and declaration.queue == self._named_by_broker
+        self._record(replace(declaration, is_named_by_broker=is_named_by_broker))
+        return values
 
     def exchange_declare(
         self,
@@ -99,14 +109,15 @@ def is_exclusive(entity: object) -> bool:
     return isinstance(entity, Queue) and bool(entity.exclusive)
 
 
-def declare(entity: object, carry_out: CarryOut) -> str:
+def declare(entity: object, carry_out: CarryOut, record: Record) -> str:
     """Declare a kombu Exchange or Queue with all that belongs to it; gives its name (the broker's, if it chose one).
 
-    Raises: `ConfigurationError` for anything else, and what `carry_out` raises.
+    `record` gets each declaration that was accepted. Raises: `ConfigurationError` for anything else, and what
+    `carry_out` raises.
     """
     if not isinstance(entity, (Exchange, Queue)):
         raise ConfigurationError(f"declare: expected a kombu Exchange or Queue, not {type(entity).__name__}")
-    channel: Any = DeclaringChannel(carry_out)
+    channel: Any = DeclaringChannel(carry_out, record)
     bound = entity(channel)
     try:
         bound.declare()

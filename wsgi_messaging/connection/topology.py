@@ -3,20 +3,25 @@
 It is not repeated at every reconnect: on a cluster with a half-dead node a binding can hang for a minute while
 publishing works. It is repeated when the broker says that something is missing (404, or an unroutable message).
 
-Threads: recorded by application threads, read by connections' threads; dictionaries are replaced, never changed in
-place, so no lock is needed and none can be inherited over a fork.
+A queue that the broker named cannot come back under its name, only be replaced: its consumer declares another one, with
+the same bindings, in one write. An empty name is that of the queue declared last on the channel (AMQP 0-9-1, queue.bind
+and basic.consume), so nothing waits for the new one.
+
+Threads: recorded by application threads, read and renamed by connections' threads. Each change is one step on the
+dictionary, and it is looked at through copies, so no lock is needed and none can be inherited over a fork.
 
 Layer 2: imports frames and codec.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import codec, frames
 
 EXCHANGE_DECLARE = frames.method_id(40, 10)
 QUEUE_DECLARE = frames.method_id(50, 10)
+QUEUE_DECLARE_OK = frames.method_id(50, 11)
 QUEUE_BIND = frames.method_id(50, 20)
 QUEUE_DELETE = frames.method_id(50, 40)
 
@@ -35,6 +40,8 @@ class Declaration:
     """The queue that it declares or binds."""
     source: str = ""
     """The exchange that it binds from."""
+    is_named_by_broker: bool = False
+    """The broker chose the queue's name."""
 
 
 class Topology:
@@ -45,29 +52,57 @@ class Topology:
 
     def record(self, declaration: Declaration) -> None:
         """Remember a declaration that the broker has accepted."""
-        if declaration not in self._made:
-            self._made = {**self._made, declaration: None}
+        self._made.setdefault(declaration)
 
     def forget(self, *, queue: str = "", exchange: str = "") -> None:
         """Drop what concerns a queue or an exchange that was deleted on purpose."""
-        self._made = {
-            made: None
-            for made in self._made
-            if not ((queue and made.queue == queue) or (exchange and exchange in (made.exchange, made.source)))
-        }
+        for made in list(self._made):
+            if (queue and made.queue == queue) or (exchange and exchange in (made.exchange, made.source)):
+                self._made.pop(made, None)
+
+    def rename(self, queue: str, name: str) -> None:
+        """The broker has chosen another name for a queue that it had named before."""
+        for made in [made for made in list(self._made) if made.queue == queue]:
+            self._made.pop(made, None)
+            if made.method == QUEUE_DECLARE:
+                self.record(replace(made, queue=name))
+            else:
+                self.record(replace(made, queue=name, arguments=with_queue(made.arguments, name)))
 
     def of_queue(self, queue: str) -> list[Declaration]:
         """What makes a queue: itself, its bindings, and the exchanges that these come from."""
-        sources = {made.source for made in self._made if made.queue == queue and made.source}
-        return [made for made in self._made if made.queue == queue or made.exchange in sources]
+        known = list(self._made)
+        sources = {made.source for made in known if made.queue == queue and made.source}
+        return [made for made in known if made.queue == queue or made.exchange in sources]
+
+    def once_more(self, queue: str) -> tuple[list[tuple[int, bytes]], str]:
+        """The methods that make a queue, for one channel, and the name by which it can then be consumed there."""
+        made = self.of_queue(queue)
+        name = "" if any(each.is_named_by_broker for each in made) else queue
+        return [
+            (each.method, with_queue(each.arguments, name) if each.source else each.arguments) for each in made
+        ], name
 
     def of_route(self, exchange: str, routing_key: str) -> list[Declaration]:
-        """What makes a route: the exchange with all that is bound to it, or the queue of that name."""
-        if not exchange:
-            return self.of_queue(routing_key)
-        queues = {made.queue for made in self._made if made.source == exchange}
+        """What makes a route: the exchange with all that is bound to it, or the queue of that name.
+
+        A queue that the broker named is its consumer's to replace; what binds it is given, where it is still there.
+        """
+        known = list(self._made)
+        queues = {made.queue for made in known if made.source == exchange} if exchange else {routing_key}
         found = {made for queue in queues for made in self.of_queue(queue)}
-        return [made for made in self._made if made in found or made.exchange == exchange]
+        return [
+            made
+            for made in known
+            if (made in found or (exchange and made.exchange == exchange))
+            and not (made.is_named_by_broker and (made.method == QUEUE_DECLARE or not exchange))
+        ]
+
+
+def with_queue(arguments: bytes, name: str) -> bytes:
+    """The arguments of queue.bind or basic.consume, for another queue; "" for the one declared last on the channel."""
+    rest = arguments[3 + arguments[2] :]  # both begin with two reserved octets and the queue as a short string
+    return codec.arguments("Bs", 0, name) + rest
 
 
 def declare_exchange(
