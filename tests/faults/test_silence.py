@@ -24,6 +24,7 @@ SOON = 1.0
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "SILENT_AFTER", SOON)
+    monkeypatch.setattr(patience, "LATE_AFTER", SOON / 2)
     monkeypatch.setattr(patience, "LOOK_EVERY", SOON / 5)
 
 

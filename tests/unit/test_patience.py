@@ -18,6 +18,7 @@ from wsgi_messaging.connection.outlet import Outlet
 from wsgi_messaging.connection.patience import (
     FORGOTTEN_AFTER,
     IN_A_ROW,
+    LATE_AFTER,
     LOOK_EVERY,
     SILENT_AFTER,
     SILENT_AT_MOST,
@@ -148,7 +149,7 @@ def gives_up_after(patience: Patience, now: float) -> float:
     raise AssertionError("never given up")
 
 
-def test_after_some_each_takes_twice_as_long_and_after_ten_quiet_minutes_it_begins_anew() -> None:
+def test_after_some_each_takes_twice_as_long_and_after_a_quiet_minute_it_begins_anew() -> None:
     patience = Patience()
     now, waited = BEGIN, []
     for _ in range(IN_A_ROW + 8):
@@ -156,8 +157,22 @@ def test_after_some_each_takes_twice_as_long_and_after_ten_quiet_minutes_it_begi
         now += waited[-1]
     assert waited[:IN_A_ROW] == [SILENT_AFTER] * IN_A_ROW
     assert waited[IN_A_ROW:] == [SILENT_AFTER * 2**power for power in range(1, 6)] + [SILENT_AT_MOST] * 3
-    now += FORGOTTEN_AFTER + 1
-    assert gives_up_after(patience, now) == SILENT_AFTER
+    now += FORGOTTEN_AFTER - LATE_AFTER
+    assert gives_up_after(patience, now) == SILENT_AT_MOST, "it was not that long"
+    assert gives_up_after(patience, now + SILENT_AT_MOST + FORGOTTEN_AFTER + 1) == SILENT_AFTER
+
+
+def test_who_is_late_is_not_quiet() -> None:
+    """A message to a queue without a majority every half a minute: its publisher has given it up when it ends."""
+    patience = Patience()
+    for _ in range(IN_A_ROW):
+        gives_up_after(patience, BEGIN)
+    for minute in range(1, 10):
+        confirms = Confirms()
+        confirms.sent(outgoing("a"))
+        for seconds in (0.0, LATE_AFTER):
+            patience.look([confirms], BEGIN + 30 * minute + seconds, is_excused=False)
+    assert gives_up_after(patience, BEGIN + 300) == 2 * SILENT_AFTER
 
 
 # Who is excused: what has not come to the broker cannot be answered.

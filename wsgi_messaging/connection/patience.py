@@ -19,8 +19,9 @@ IN_A_ROW = 5
 """So many brokers are given up one after the other, while a cluster makes up its mind about a node: 75 s."""
 SILENT_AT_MOST = 480.0
 """Then the time is doubled with each, up to this: it is the queue, not the broker."""
-FORGOTTEN_AFTER = 600.0
-"""Seconds after which that begins anew."""
+LATE_AFTER = 5.0
+FORGOTTEN_AFTER = 60.0
+"""Seconds in which no message was unanswered for `LATE_AFTER`: then all that begins anew."""
 LOOK_EVERY = 3.0
 _NEVER = float("inf")
 
@@ -32,7 +33,7 @@ class Patience:
         self.look_at = _NEVER
         """When the next look is due; never while nothing is in flight."""
         self._given_up = 0
-        self._given_up_at = -_NEVER
+        self._late_at = 0.0
 
     def watch(self, now: float) -> None:
         """Something is being sent."""
@@ -41,7 +42,7 @@ class Patience:
 
     def look(self, in_flight: Iterable[Confirms], now: float, *, is_excused: bool) -> None:
         """See to it that messages are answered, unless the broker is excused. Raises: EOFError when one was not."""
-        if now - self._given_up_at > FORGOTTEN_AFTER:
+        if now - self._late_at > FORGOTTEN_AFTER:
             self._given_up = 0
         limit = min(SILENT_AFTER * 2 ** max(0, self._given_up - IN_A_ROW + 1), SILENT_AT_MOST)
         self.look_at = _NEVER
@@ -49,7 +50,8 @@ class Patience:
             if confirms:
                 self.look_at = now + LOOK_EVERY
             waited = confirms.waited(now, anew=is_excused)
+            if waited >= LATE_AFTER:
+                self._late_at = now
             if waited >= limit:
                 self._given_up += 1
-                self._given_up_at = now
                 raise EOFError(f"a message was not answered for {waited:.0f} s")
