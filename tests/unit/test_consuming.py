@@ -10,6 +10,8 @@ from tests.unit.wire import closed, inbound, methods, split
 from wsgi_messaging.connection import codec, frames, topology
 from wsgi_messaging.connection.channels import Channels
 from wsgi_messaging.connection.consuming import (
+    ACCEPTED_AT_MOST,
+    ACCEPTED_WITHIN,
     ACK_AT_MOST,
     ACK_WITHIN,
     RETRY_AFTER,
@@ -245,6 +247,125 @@ def test_a_queue_that_we_named_keeps_its_name(desk: Desk) -> None:
     desk.answer(closed(subscription.channel, 404))
     desk.answer(inbound(subscription.channel, topology.QUEUE_DECLARE_OK, "sll", "q", 0, 0))
     assert subscription.queue == "q" and desk.topology.of_route("exchange", "key") == before
+
+
+# A queue that is its consumer's own.
+
+OLD = "mine_0"
+
+
+class Own:
+    """A consumer of `OLD`, which was declared through us, and what it was told."""
+
+    def __init__(self, desk: Desk, *, is_active: bool = True) -> None:
+        self.desk = desk
+        self.told: list[tuple[str, str]] = []
+        desk.declare(OLD)
+        self.subscription = Subscription(
+            OLD,
+            tag="tag",
+            prefetch=7,
+            mailbox=Mailbox(),
+            notify=lambda: desk.notified.append(OLD),
+            on_replaced=lambda queue, name: self.told.append((queue, name)),
+        )
+        desk.consumers.add(self.subscription, NOW)
+        desk.advance()
+        if is_active:
+            desk.accept(self.subscription)
+
+    def refuse(self, code: int, now: float = NOW) -> list[str]:
+        """The names of the methods that are written in answer."""
+        return [name for _channel, name in self.desk.answer(closed(self.subscription.channel, code), now)]
+
+    @property
+    def queue(self) -> str:
+        return self.subscription.queue
+
+
+MAKING = ["channel.open", "queue.declare", "queue.bind", "basic.qos", "basic.consume"]
+
+
+def test_an_own_queue_whose_node_is_down_is_replaced_at_once(desk: Desk) -> None:
+    own = Own(desk)
+    assert own.refuse(404) == ["channel.close-ok", *MAKING], "it may only be gone: by its name first"
+    assert own.queue == OLD
+    assert own.refuse(404) == ["channel.close-ok", *MAKING]
+    assert own.told == [(OLD, own.queue)] and own.queue.startswith("mine_") and len(own.queue) == len("mine_") + 32
+    assert queue_of(own.subscription.consume) == own.queue
+    assert [queue_of(made.arguments) for made in desk.topology.of_queue(own.queue)] == [own.queue] * 2
+    assert desk.topology.of_queue(OLD) == []
+    assert desk.warnings == [f"queue {OLD!r} cannot be had (404 NO); another one takes its place"]
+    desk.accept(own.subscription)
+    assert desk.consumers.due_at() == float("inf")
+
+
+def test_one_replacement_after_the_other_takes_its_time_and_is_said_once(desk: Desk) -> None:
+    own = Own(desk)
+    own.refuse(404), own.refuse(404)
+    for number in range(1, 5):
+        now = NOW + number * RETRY_AFTER
+        assert own.refuse(403, now - RETRY_AFTER) == ["channel.close-ok"]
+        assert desk.consumers.due_at() == now
+        assert [name for _channel, name in desk.advance(now)] == MAKING
+        assert len(own.told) == 1 + number
+    assert len(desk.warnings) == 1
+    desk.accept(own.subscription)
+    own.refuse(404), own.refuse(404)
+    assert len(desk.warnings) == 2, "another time"
+
+
+def test_what_an_own_queue_was_never_granted_is_the_callers_error(desk: Desk) -> None:
+    own = Own(desk, is_active=False)
+    own.refuse(403)
+    assert isinstance(own.subscription.error, DeclarationRefused) and not own.told
+
+
+def test_an_own_queue_that_is_not_answered_for_is_replaced(desk: Desk) -> None:
+    """Its node hangs."""
+    own = Own(desk, is_active=False)
+    now = NOW
+    for number in range(6):
+        within = min(ACCEPTED_WITHIN * 2**number, ACCEPTED_AT_MOST)
+        channel = own.subscription.channel
+        assert desk.consumers.due_at() == now + within
+        assert desk.advance(now + within - 0.1) == []
+        now += within
+        closing = desk.advance(now)
+        assert closing[0] == (channel, "channel.close")
+        if number:
+            assert closing[1:] == [] and desk.consumers.due_at() == now + RETRY_AFTER
+            now += RETRY_AFTER
+            closing += desk.advance(now)
+        assert [name for _channel, name in closing[1:]] == MAKING
+        assert len(own.told) == number + 1
+    assert desk.warnings == [f"queue {OLD!r} cannot be had (no answer for 5 s); another one takes its place"]
+    desk.accept(own.subscription)
+    desk.channels.lost(), desk.consumers.lost()
+    desk.advance(now)
+    assert desk.consumers.due_at() == now + ACCEPTED_WITHIN
+
+
+def test_an_own_queue_whose_consumer_is_ended_meanwhile_is_not_replaced(desk: Desk) -> None:
+    own = Own(desk, is_active=False)
+    desk.consumers.stop(own.subscription)
+    assert desk.advance(NOW + ACCEPTED_WITHIN) == [(3, "channel.close")]
+    assert not own.told and desk.consumers.due_at() == float("inf")
+
+
+def test_any_other_queue_has_all_the_time(desk: Desk) -> None:
+    subscription = desk.add()
+    desk.advance()
+    assert desk.consumers.due_at() == float("inf")
+    desk.accept(subscription)
+
+
+def test_acknowledgements_of_an_own_queue_are_gathered_as_ever(desk: Desk) -> None:
+    own = Own(desk)
+    desk.channels.dispatch(delivery(3), NOW)
+    desk.consumers.acknowledge_soon(taken(own.subscription), NOW)
+    assert desk.consumers.due_at() == NOW + ACK_WITHIN
+    assert desk.advance(NOW + ACK_WITHIN) == [(3, "basic.ack")]
 
 
 def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:

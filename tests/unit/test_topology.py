@@ -109,6 +109,11 @@ def test_its_new_name_is_that_of_its_bindings_too() -> None:
     assert recorded.of_queue("a") == [A]
 
 
+def test_one_of_ours_takes_its_new_name_with_it() -> None:
+    for made, expected in ((A, B), (A_TO_X, B_TO_X)):
+        assert made_of.renamed(made, "b") == expected
+
+
 def test_a_publisher_does_not_make_it_once_more() -> None:
     """It would have another name. What binds it may be missing while it is there."""
     recorded = topology(X, A, NAMED, A_TO_X, NAMED_TO_X)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 from ..errors import DeclarationRefused, MessagingError
 from . import codec, frames, topology
@@ -26,6 +27,10 @@ ACK_WITHIN = 0.05
 """Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
 ACK_AT_MOST = 100
 """How many it gathers."""
+ACCEPTED_WITHIN = 5.0
+"""Seconds that the broker has for a consumer of a queue that can be replaced: the queue's node may hang. Doubled with
+each replacement, up to `ACCEPTED_AT_MOST`: the broker may be slow."""
+ACCEPTED_AT_MOST = 80.0
 
 
 class Delivered(NamedTuple):
@@ -66,11 +71,17 @@ class Subscription:
         no_ack: bool = False,
         exclusive: bool = False,
         arguments: dict[str, Any] | None = None,
+        on_replaced: Callable[[str, str], None] | None = None,
     ) -> None:
+        """With `on_replaced` the queue, PREFIX_ID, is the consumer's own alone: when it cannot be had any more, because
+        its node is down or hangs, another one takes its place, and this is told both names."""
         self.queue = queue
         self.tag = tag
         self.mailbox = mailbox
         self.notify = notify
+        self.on_replaced = on_replaced
+        self.is_replaced = False
+        """True from a replacement until it was accepted."""
         self.is_awaited = is_awaited or _always
         """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
         self.qos = codec.arguments("lBb", 0, prefetch, False)
@@ -90,9 +101,11 @@ class Subscription:
         self.begun_at: dict[object, float] = {}
         """When the callbacks began that run now."""
         self.unacknowledged: Delivered | None = None
-        """The last one of those that are to be acknowledged at `acknowledge_at`."""
+        """The last one of those that are to be acknowledged at `due_at`."""
         self.unacknowledged_count = 0
-        self.acknowledge_at = _NEVER
+        self.due_at = _NEVER
+        """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
+        self.accepted_within = ACCEPTED_WITHIN
 
 
 class Consumers:
@@ -127,8 +140,8 @@ class Consumers:
         return bool(self._waiting) or bool(self._subscriptions)
 
     def due_at(self) -> float:
-        """When a refused subscription is to be tried again, or deliveries to be acknowledged."""
-        due_at = min([subscription.acknowledge_at for subscription in self._subscriptions.values()], default=_NEVER)
+        """When a refused subscription is to be tried again, deliveries acknowledged, or a queue replaced."""
+        due_at = min([subscription.due_at for subscription in self._subscriptions.values()], default=_NEVER)
         if self._waiting:
             due_at = min(due_at, *(waiting.retry_at for waiting in self._waiting))
         return due_at
@@ -136,16 +149,19 @@ class Consumers:
     def advance(self, now: float) -> bytes:
         """Subscribe and acknowledge what is due; warn about callbacks that the broker will soon lose patience with."""
         written = b""
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             if subscription.begun_at:
                 self._look_at_callbacks(subscription, now)
-            if subscription.acknowledge_at <= now:
-                written += self._acknowledge(subscription, now)
+            if subscription.due_at > now:
+                continue
+            written += (
+                self._acknowledge(subscription, now) if subscription.is_active else self._leave(subscription, now)
+            )
         due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
         if not due:
             return written
         self._waiting = [waiting for waiting in self._waiting if waiting.retry_at > now]
-        return written + b"".join(self._subscribe(subscription) for subscription in due)
+        return written + b"".join(self._subscribe(subscription, now) for subscription in due)
 
     def acknowledge_soon(self, delivered: Delivered, now: float) -> None:
         """Acknowledge this delivery and those before it in a moment, with what comes until then.
@@ -156,9 +172,9 @@ class Consumers:
         subscription.unacknowledged = delivered
         subscription.unacknowledged_count += 1
         if subscription.unacknowledged_count >= ACK_AT_MOST:
-            subscription.acknowledge_at = now
+            subscription.due_at = now
         elif subscription.unacknowledged_count == 1:
-            subscription.acknowledge_at = now + ACK_WITHIN
+            subscription.due_at = now + ACK_WITHIN
 
     def _acknowledge(self, subscription: Subscription, now: float) -> bytes:
         delivered = subscription.unacknowledged
@@ -169,7 +185,7 @@ class Consumers:
 
     def _forget_unacknowledged(self, subscription: Subscription) -> None:
         subscription.unacknowledged, subscription.unacknowledged_count = None, 0
-        subscription.acknowledge_at = _NEVER
+        subscription.due_at = _NEVER
 
     def _look_at_callbacks(self, subscription: Subscription, now: float) -> None:
         begun_at = min(list(subscription.begun_at.values()), default=now)
@@ -180,12 +196,14 @@ class Consumers:
                 "the broker ends the consumer and delivers its messages again (consumer_timeout)"
             )
 
-    def _subscribe(self, subscription: Subscription) -> bytes:
+    def _subscribe(self, subscription: Subscription, now: float) -> bytes:
         channel = self._channels.take(self.on_method)
         self._subscriptions[channel] = subscription
         self._generation += 1
         subscription.channel, subscription.generation = channel, self._generation
         subscription.maybe_sent = True
+        if subscription.on_replaced is not None:
+            subscription.due_at = now + subscription.accepted_within
         methods = [(frames.CHANNEL_OPEN, b"\0")]
         consume = subscription.consume
         if subscription.is_missing:
@@ -209,8 +227,10 @@ class Consumers:
                 self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
                 subscription.is_active = subscription.was_active = True
-                subscription.is_missing = False
+                subscription.is_missing = subscription.is_replaced = False
                 subscription.retry_at = 0.0
+                subscription.due_at = _NEVER
+                subscription.accepted_within = ACCEPTED_WITHIN
                 subscription.notify()
             case frames.BASIC_CANCEL:
                 return self._on_cancelled(subscription, now)
@@ -220,8 +240,10 @@ class Consumers:
 
     def _on_named(self, queue: str, name: str) -> None:
         """A queue was declared; the broker has named it anew if it had named the one that is gone."""
-        if name == queue:
-            return
+        if name != queue:
+            self._rename(queue, name)
+
+    def _rename(self, queue: str, name: str) -> None:
         self._topology.rename(queue, name)
         for subscription in self._of_queue(queue):
             subscription.queue = name
@@ -253,6 +275,8 @@ class Consumers:
             subscription.is_missing = not is_being_made  # by one of them only: it may be named anew
             subscription.retry_at = now + RETRY_AFTER if is_being_made else subscription.retry_at or now
             self._waiting.append(subscription)
+        elif subscription.on_replaced is not None and (subscription.was_active or code == 404):
+            self._replace(subscription, subscription.on_replaced, now, f"{code} {text}")
         elif subscription.was_active:
             self._try_again(subscription, now, f"ended: {code} {text}")
         else:
@@ -270,6 +294,30 @@ class Consumers:
         subscription.is_missing = False
         subscription.retry_at = now if is_first else now + RETRY_AFTER
         self._waiting.append(subscription)
+
+    def _leave(self, subscription: Subscription, now: float) -> bytes:
+        """The broker does not answer for a consumer whose queue can be replaced."""
+        closing = self._channels.close(subscription.channel)
+        self._detach(subscription)
+        if subscription.on_replaced is not None and not subscription.is_cancelled:
+            cause = f"no answer for {subscription.accepted_within:g} s"
+            subscription.accepted_within = min(subscription.accepted_within * 2, ACCEPTED_AT_MOST)
+            self._replace(subscription, subscription.on_replaced, now, cause)
+        return closing
+
+    def _replace(
+        self, subscription: Subscription, on_replaced: Callable[[str, str], None], now: float, cause: str
+    ) -> None:
+        """At once the first time, then every `RETRY_AFTER`; said once, not at every attempt."""
+        queue = subscription.queue
+        name = f"{queue.rpartition('_')[0]}_{uuid4().hex}"
+        if not subscription.is_replaced:
+            self._warn(f"queue {queue!r} cannot be had ({cause}); another one takes its place")
+        subscription.retry_at = now + RETRY_AFTER if subscription.is_replaced else now
+        subscription.is_replaced = subscription.is_missing = True
+        self._waiting.append(subscription)
+        self._rename(queue, name)
+        on_replaced(queue, name)
 
     def _detach(self, subscription: Subscription) -> None:
         self._subscriptions.pop(subscription.channel, None)

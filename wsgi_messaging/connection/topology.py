@@ -61,13 +61,10 @@ class Topology:
                 self._made.pop(made, None)
 
     def rename(self, queue: str, name: str) -> None:
-        """The broker has chosen another name for a queue that it had named before."""
+        """Another queue has taken the place of one that is gone."""
         for made in [made for made in list(self._made) if made.queue == queue]:
             self._made.pop(made, None)
-            if made.method == QUEUE_DECLARE:
-                self.record(replace(made, queue=name))
-            else:
-                self.record(replace(made, queue=name, arguments=with_queue(made.arguments, name)))
+            self.record(renamed(made, name))
 
     def of_queue(self, queue: str) -> list[Declaration]:
         """What makes a queue: itself, its bindings, and the exchanges that these come from."""
@@ -100,9 +97,19 @@ class Topology:
 
 
 def with_queue(arguments: bytes, name: str) -> bytes:
-    """The arguments of queue.bind or basic.consume, for another queue; "" for the one declared last on the channel."""
-    rest = arguments[3 + arguments[2] :]  # both begin with two reserved octets and the queue as a short string
+    """The arguments of queue.declare, queue.bind or basic.consume, for another queue.
+
+    "" is the one declared last on the channel, where it is not to be declared.
+    """
+    rest = arguments[3 + arguments[2] :]  # all begin with two reserved octets and the queue as a short string
     return codec.arguments("Bs", 0, name) + rest
+
+
+def renamed(made: Declaration, name: str) -> Declaration:
+    """The same for a queue of another name. One that the broker names is declared without."""
+    asked = "" if made.is_named_by_broker and made.method == QUEUE_DECLARE else name
+    what = made.what.replace(repr(made.queue), repr(name))
+    return replace(made, queue=name, arguments=with_queue(made.arguments, asked), what=what)
 
 
 def declare_exchange(

@@ -77,6 +77,7 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
         self._transport = transport
         self._max_bytes = transport.settings.max_message_bytes
         self._plan = plan
+        self._own_queue = plan.own_queue
         self._mailbox: Mailbox[Delivered] = Mailbox()
         self._feeds: dict[str, wire.Feed] = {}
         self._timer = Timer(f"wsgi-messaging-oslo-{self.pid}")
@@ -115,7 +116,12 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
         """Raises: `DeclarationRefused`, `Unavailable`."""
         changed = self._changed
         feed = wire.Feed(
-            self.connections, queue, self._mailbox, prefetch=self._plan.prefetch, on_change=self._on_change
+            self.connections,
+            queue,
+            self._mailbox,
+            prefetch=self._plan.prefetch,
+            on_change=self._on_change,
+            on_replaced=self._on_replaced if queue == self._own_queue else None,
         )
         self._feeds[queue] = feed
         feed.start()
@@ -148,6 +154,12 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
         if self._bindings is not None:
             self._bindings.check_soon()
 
+    def _on_replaced(self, queue: str, name: str) -> None:
+        """The queue that is this listener's own cannot be had: its node is down, or hangs."""
+        self._own_queue = name
+        if self._bindings is not None:
+            self._bindings.rename(queue, name)
+
     def stop(self) -> None:
         """Have no more delivered. What was, is still polled."""
         self._is_stopped = True
@@ -175,8 +187,8 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
         self._finish(timeout)
         for feed in self._feeds.values():
             feed.remove()
-        if self._plan.own_queue:
-            wire.forget_queue(self.connections, self._plan.own_queue, max(0.1, ends_at - native.monotonic()))
+        if self._own_queue:
+            wire.forget_queue(self.connections, self._own_queue, max(0.1, ends_at - native.monotonic()))
         self._timer.stop(_TIMER_ENDS_WITHIN)
         self.connections.discharge(self)
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..connection.topology import Declaration
+from ..connection.topology import Declaration, renamed
 from ..connections import Connections
 from ..errors import Closed, DeclarationRefused, MessagingError
 from ..runtime import native
@@ -43,6 +43,10 @@ class Bindings:
 
     def stop(self) -> None:
         self._is_stopped = True
+
+    def rename(self, queue: str, name: str) -> None:
+        """Another queue has taken the place of one of them. Threads: any."""
+        self._declarations = [renamed(made, name) if made.queue == queue else made for made in self._declarations]
 
     def check_soon(self) -> None:
         """A consumer came back: see that it is bound. The connection's thread calls it; the timer's does it."""

@@ -1,10 +1,10 @@
 """The reply queue: one for each process, over which the replies to all its calls come.
 
-It is durable with `x-expires` (RabbitMQ refuses transient shared queues from 4.3 on), deleted at a clean end,
-declared and consumed again after a reconnect, a cancel or a deletion. The connection's thread only finds out whose
-reply it is, by a look at the end of the body; the caller decodes it. A reply that nobody waits for is counted and
-dropped. When a call ended without its reply, a probe goes to the queue, and if that does not come either the
-subscription is made anew, so a process does not stay deaf.
+It is durable with `x-expires` (RabbitMQ refuses transient shared queues from 4.3 on), deleted at a clean end, declared
+and consumed again after a reconnect, a cancel or a deletion; when its node is down, another takes its place. The
+connection's thread only finds out whose reply it is, by a look at the end of the body; the caller decodes it. A reply
+that nobody waits for is counted and dropped. When a call ended without its reply, a probe goes to the queue, and if
+that does not come either the subscription is made anew, so a process does not stay deaf.
 
 Layer 4.
 """
@@ -22,7 +22,7 @@ from ..connection.frames import Inbound
 from ..connection.pending import Outgoing
 from ..connection.topology import declare_queue
 from ..connections import Connections
-from ..errors import Closed, ConnectTimeout, MessagingError, Unroutable
+from ..errors import Closed, ConnectionLost, ConnectTimeout, MessagingError, Unroutable
 from ..lifetime import CONSUME, PUBLISH
 from ..oslo import envelope
 from ..runtime import native
@@ -197,6 +197,7 @@ class Replies:
             on_change=self._changed,
             is_awaited=self._is_one_missing,
             declares=True,
+            on_replaced=self._replaced,
         )
         feed.start()
         return feed
@@ -205,6 +206,14 @@ class Replies:
         while self._waiting:
             with suppress(IndexError):
                 self._waiting.popleft().set()
+
+    def _replaced(self, _queue: str, name: str) -> None:
+        """The node that has the queue is down, or hangs: what was to come there will not come."""
+        self.queue = name
+        self._probe = None
+        text = "the queue for its reply was lost with its node; whether it was executed is not known"
+        for inbox in list(self._calls.values()):
+            inbox.put(ConnectionLost(text, maybe_sent=True))
 
     def cancel(self, timeout: float) -> None:
         """End: the queue is deleted, and calls that still wait are told. Blocks: up to `timeout`."""

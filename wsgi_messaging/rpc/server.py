@@ -311,14 +311,13 @@ class _Running:
             with_traceback=server._with_traceback,
             confirm=server._is_late or server._flags.transient_quorum,
         )
+        self._server = server
         self._bindings = bindings
-        self._fanout_queue = server.fanout_queue
         self._changed = Completion()
         target = server.target
-        self._feeds = [
-            wire.Feed(connections, queue, self.pool, prefetch=server._prefetch, on_change=self._on_change)
-            for queue in (str(target.topic), f"{target.topic}.{target.server}", server.fanout_queue)
-        ]
+        feed = partial(wire.Feed, connections, sink=self.pool, prefetch=server._prefetch, on_change=self._on_change)
+        self._feeds = [feed(queue) for queue in (str(target.topic), f"{target.topic}.{target.server}")]
+        self._feeds.append(feed(server.fanout_queue, on_replaced=self._on_replaced))
 
     def start(self, deadline: float) -> None:
         """Raises: `DeclarationRefused`, `ConnectTimeout`, ..."""
@@ -342,6 +341,11 @@ class _Running:
         changed.set()
         self._bindings.check_soon()
 
+    def _on_replaced(self, queue: str, name: str) -> None:
+        """The fanout queue's node is down, or hangs."""
+        self._server.fanout_queue = name
+        self._bindings.rename(queue, name)
+
     def stop(self, timeout: float) -> bool:
         """Take no more; False when something is still executed after `timeout`."""
         ends_at = native.monotonic() + timeout
@@ -357,6 +361,6 @@ class _Running:
         is_over = self.replier.wait(timeout)
         for feed in self._feeds:
             feed.remove()
-        wire.forget_queue(self.connections, self._fanout_queue, max(0.1, ends_at - native.monotonic()))
+        wire.forget_queue(self.connections, self._server.fanout_queue, max(0.1, ends_at - native.monotonic()))
         self.timer.stop(TIMER_ENDS_WITHIN)
         return is_over

@@ -92,9 +92,11 @@ class Feed:
         on_change: Callable[[], None],
         is_awaited: Callable[[], bool] | None = None,
         declares: bool = False,
+        on_replaced: Callable[[str, str], None] | None = None,
     ) -> None:
         """`on_change` is called, on the connection's thread, when it was accepted, again, or given up. `is_awaited`
-        tells whether somebody waits for a delivery, where none comes unasked."""
+        tells whether somebody waits for a delivery, where none comes unasked. With `on_replaced`, called there, too, a
+        queue that cannot be had any more is replaced: (its name, the other's)."""
         self._connections = connections
         self._subscription = Subscription(
             queue,
@@ -104,6 +106,7 @@ class Feed:
             notify=on_change,
             is_awaited=is_awaited,
             declares=declares,
+            on_replaced=on_replaced,
         )
         self._loop = connections.loop(CONSUME)
 
