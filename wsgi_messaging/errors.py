@@ -107,6 +107,11 @@ class ReplyTimeout(Expired):
     """The deadline passed before the reply of an RPC call came."""
 
 
+class ReplyLost(ReplyTimeout):
+    """The reply of an RPC call will not come: the node that has the queue for it is down, or hangs. Known before the
+    deadline."""
+
+
 class RemoteError(MessagingError):
     """The remote endpoint failed: its exception's class name, its text, and its traceback where it was sent."""
 

@@ -27,6 +27,7 @@ REMEDIES = {
     "again only where a second copy does no harm, or with the same `message_id` to a receiver that looks at it.",
     "ReplyTimeout": "The method may have run, or may still. Ask the server what became of it, or call again where "
     "the method may run twice. For long methods raise `timeout` and set `call_monitor_timeout`.",
+    "ReplyLost": "As for `ReplyTimeout`. Calls that are made from now on have another queue for their replies.",
     "RemoteError": "The method ran and raised. Its class name is `exc_type`; name the module in "
     "`allowed_remote_exmods` to get the exception itself.",
     "Closed": "Do not use a transport after `close()`; make another one. In an exit handler: it came too late.",

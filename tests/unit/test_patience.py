@@ -47,10 +47,13 @@ class Clock:
     def look(self, *, is_excused: bool = False) -> None:
         self.desk.publisher.look(self.now, is_excused=is_excused)
 
+    def due_at(self) -> float:
+        return min(self.desk.publisher.due_at(), self.desk.publisher.patience.look_at)
+
     def goes_on(self, seconds: float, *, is_excused: bool = False) -> float | None:
         """Let time pass; after how many seconds the broker was given up."""
         begun, end = self.now, self.now + seconds
-        while (due := self.desk.publisher.due_at()) <= end:
+        while (due := self.due_at()) <= end:
             self.now = max(self.now, due)
             self.desk.advance(self.now)
             try:
@@ -68,12 +71,12 @@ def clock() -> Clock:
 
 
 def test_nothing_is_looked_at_while_nothing_is_in_flight(clock: Clock) -> None:
-    assert clock.desk.publisher.due_at() == NEVER
+    assert clock.due_at() == NEVER
     clock.publish()
-    assert clock.desk.publisher.due_at() == BEGIN + STEP
+    assert clock.due_at() == BEGIN + STEP
     clock.desk.answer(ack(MAIN, 1))
     assert clock.goes_on(10 * SILENT_AFTER) is None
-    assert clock.desk.publisher.due_at() == NEVER
+    assert clock.due_at() == NEVER
 
 
 @pytest.mark.parametrize("lane", [{"confirm": True}, {"confirm": False}, {"exchange": "unproven"}])

@@ -58,6 +58,24 @@ def _always() -> bool:
 class Subscription:
     """One consumer of one queue. The application makes it; the connection's thread changes it."""
 
+    channel = 0
+    generation = 0
+    is_active = False
+    is_cancelled = False
+    was_active = False
+    maybe_sent = False
+    retry_at = 0.0
+    is_replaced = False
+    """True from a replacement until it was accepted."""
+    due_at = _NEVER
+    """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
+    unacknowledged: Delivered | None = None
+    """The last one of those that are to be acknowledged at `due_at`."""
+    unacknowledged_count = 0
+    warn_after = _NEVER
+    """Seconds after which a callback that still runs is warned about."""
+    error: MessagingError | None = None
+
     def __init__(
         self,
         queue: str,
@@ -80,31 +98,14 @@ class Subscription:
         self.mailbox = mailbox
         self.notify = notify
         self.on_replaced = on_replaced
-        self.is_replaced = False
-        """True from a replacement until it was accepted."""
         self.is_awaited = is_awaited or _always
         """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
         self.qos = codec.arguments("lBb", 0, prefetch, False)
         self.consume = codec.arguments("BssbbbbF", 0, queue, tag, False, no_ack, exclusive, False, arguments or {})
-        self.channel = 0
-        self.generation = 0
-        self.is_active = False
-        self.is_cancelled = False
-        self.was_active = False
-        self.maybe_sent = False
         self.is_missing = declares
         """True when the queue is to be declared, from the topology, in one write with the consumer."""
-        self.retry_at = 0.0
-        self.error: MessagingError | None = None
-        self.warn_after = float("inf")
-        """Seconds after which a callback that still runs is warned about."""
         self.begun_at: dict[object, float] = {}
         """When the callbacks began that run now."""
-        self.unacknowledged: Delivered | None = None
-        """The last one of those that are to be acknowledged at `due_at`."""
-        self.unacknowledged_count = 0
-        self.due_at = _NEVER
-        """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
         self.accepted_within = ACCEPTED_WITHIN
 
 

@@ -328,7 +328,7 @@ class Loop:
         wants_write = self._outlet.is_stuck or link.stream.wants_write
         self.watch.await_writing(wants_write)
         until = min(self._pulse.next_at, self.consumers.due_at(), self.publisher.due_at(), self.attempts.say_at)
-        until = min(until, self._close_by or now + 60)
+        until = min(until, self.publisher.patience.look_at, self._close_by or now + 60)
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)

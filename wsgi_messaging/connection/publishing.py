@@ -96,8 +96,8 @@ class Publisher:
         return bool(self._refused) or self._plain.ask_at != _NEVER
 
     def due_at(self) -> float:
-        """When a message that was answered nack is to be tried again, the broker asked about others, or looked at."""
-        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at, self.patience.look_at)
+        """When a message that was answered nack is to be tried again, or the broker to be asked about others."""
+        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
 
     def advance(self, now: float) -> bytes:
         """Do what is due."""

@@ -26,6 +26,7 @@ from ..errors import (
     MessagingError,
     NotDelivered,
     Rejected,
+    ReplyLost,
     ReplyTimeout,
     Unavailable,
     Unroutable,
@@ -153,7 +154,7 @@ class Sending:
         elif self._is_missing(error) and self._times_declared < _DECLARED_AT_MOST:
             self._times_declared += 1
             self.declare()
-        elif isinstance(error, (NotDelivered, Closed)) or (error.maybe_sent and not self.may_repeat):
+        elif isinstance(error, (NotDelivered, Closed, ReplyLost)) or (error.maybe_sent and not self.may_repeat):
             raise error
         else:
             self._pause(error, min(self.ends_at, self.gives_up_at))

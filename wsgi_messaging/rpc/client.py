@@ -181,8 +181,9 @@ class RPCClient:
         Blocks: up to `timeout`, and never beyond the deadline of the current work.
         Raises: what the method raised, if its module is allowed, else `RemoteError`; `Unroutable` at once when
         nobody serves the topic; `ReplyTimeout` when the request went out and no reply came (`maybe_sent` is True: the
-        method may have been executed, or may still be); `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`,
-        `BrokerBlocked`, `Rejected`: the request did not get through; `RPCVersionCapError`, `InvalidMessage`.
+        method may have been executed, or may still be), `ReplyLost`, one of those, when none will; `ConnectFailed`,
+        `ConnectTimeout`, `ConfirmTimeout`, `BrokerBlocked`, `Rejected`: the request did not get through;
+        `RPCVersionCapError`, `InvalidMessage`.
         """
         if self.target.fanout:
             raise ConfigurationError(f"fanout: a call has one reply, so it cannot go to all servers of {self.target}")

@@ -22,7 +22,7 @@ from ..connection.frames import Inbound
 from ..connection.pending import Outgoing
 from ..connection.topology import declare_queue
 from ..connections import Connections
-from ..errors import Closed, ConnectionLost, ConnectTimeout, MessagingError, Unroutable
+from ..errors import Closed, ConnectTimeout, MessagingError, ReplyLost, Unroutable
 from ..lifetime import CONSUME, PUBLISH
 from ..oslo import envelope
 from ..runtime import native
@@ -211,9 +211,9 @@ class Replies:
         """The node that has the queue is down, or hangs: what was to come there will not come."""
         self.queue = name
         self._probe = None
-        text = "the queue for its reply was lost with its node; whether it was executed is not known"
+        text = "no reply will come: the node that has the queue for it is down, or hangs"
         for inbox in list(self._calls.values()):
-            inbox.put(ConnectionLost(text, maybe_sent=True))
+            inbox.put(ReplyLost(text, maybe_sent=True))
 
     def cancel(self, timeout: float) -> None:
         """End: the queue is deleted, and calls that still wait are told. Blocks: up to `timeout`."""
