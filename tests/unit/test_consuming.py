@@ -321,6 +321,12 @@ def test_what_an_own_queue_was_never_granted_is_the_callers_error(desk: Desk) ->
     assert isinstance(own.subscription.error, DeclarationRefused) and not own.told
 
 
+def test_an_own_queue_may_be_lost_before_it_was_ever_consumed(desk: Desk) -> None:
+    own = Own(desk, is_active=False)
+    own.refuse(404)
+    assert own.refuse(404) == ["channel.close-ok", *MAKING] and len(own.told) == 1
+
+
 def test_an_own_queue_that_is_not_answered_for_is_replaced(desk: Desk) -> None:
     """Its node hangs."""
     own = Own(desk, is_active=False)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.waiting import wait_until
 from wsgi_messaging.connection.consuming import Delivered
+from wsgi_messaging.connection.topology import Declaration, bind_queue
 from wsgi_messaging.errors import ConfigurationError, DeclarationRefused
 from wsgi_messaging.oslo.envelope import Request
 from wsgi_messaging.rpc import (
@@ -25,6 +26,7 @@ from wsgi_messaging.rpc import (
     remaining_time,
     wire,
 )
+from wsgi_messaging.rpc.bindings import Bindings
 from wsgi_messaging.rpc.duplicates import SeenIds
 from wsgi_messaging.rpc.executor import Pool
 from wsgi_messaging.rpc.flags import explained
@@ -317,3 +319,31 @@ def test_a_request_is_not_alone_while_others_wait() -> None:
     assert alone == [False, False, True]
     pool.stop()
     assert pool.wait(5)
+
+
+# Bindings.
+
+
+class Asked:
+    """Connections that note what they are asked to declare."""
+
+    def __init__(self) -> None:
+        self.queues: list[str] = []
+
+    def request_soon(self, declaration: Declaration, _deadline: float, _on_error: object) -> None:
+        self.queues.append(declaration.queue)
+
+
+def test_what_took_the_place_of_a_queue_is_bound_again_and_not_the_lost_one() -> None:
+    made = [bind_queue(queue, "exchange", "key", {}) for queue in ("topic", "topic_fanout_1")]
+    asked = Asked()
+    bindings, timer = Bindings(asked, made), Timer("test-bindings")  # type: ignore[arg-type]
+    timer.start()
+    try:
+        bindings.watch(timer)
+        bindings.rename("topic_fanout_1", "topic_fanout_2")
+        bindings.check_soon()
+        wait_until(lambda: asked.queues == ["topic", "topic_fanout_2"], what="the declarations")
+    finally:
+        bindings.stop()
+        timer.stop(1.0)

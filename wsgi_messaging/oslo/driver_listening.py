@@ -115,13 +115,14 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
     def _consume(self, queue: str, deadline: float) -> None:
         """Raises: `DeclarationRefused`, `Unavailable`."""
         changed = self._changed
+        is_own = queue == self._plan.own_queue
         feed = wire.Feed(
             self.connections,
-            queue,
+            self._own_queue if is_own else queue,
             self._mailbox,
             prefetch=self._plan.prefetch,
             on_change=self._on_change,
-            on_replaced=self._on_replaced if queue == self._own_queue else None,
+            on_replaced=self._on_replaced if is_own else None,
         )
         self._feeds[queue] = feed
         feed.start()
