@@ -345,7 +345,7 @@ def test_an_own_queue_that_is_not_answered_for_is_replaced(desk: Desk) -> None:
             closing += desk.advance(now)
         assert [name for _channel, name in closing[1:]] == MAKING
         assert len(own.told) == number + 1
-    assert desk.warnings == [f"queue {OLD!r} cannot be had (no answer for 5 s); another one takes its place"]
+    assert desk.warnings == [f"queue {OLD!r} cannot be had (no answer for 15 s); another one takes its place"]
     desk.accept(own.subscription)
     desk.channels.lost(), desk.consumers.lost()
     desk.advance(now)

@@ -27,10 +27,10 @@ ACK_WITHIN = 0.05
 """Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
 ACK_AT_MOST = 100
 """How many it gathers."""
-ACCEPTED_WITHIN = 5.0
+ACCEPTED_WITHIN = 15.0
 """Seconds that the broker has for a consumer of a queue that can be replaced: the queue's node may hang. Doubled with
-each replacement, up to `ACCEPTED_AT_MOST`: the broker may be slow."""
-ACCEPTED_AT_MOST = 80.0
+each replacement, up to `ACCEPTED_AT_MOST`: the broker may be slow, with many workers that have come back at once."""
+ACCEPTED_AT_MOST = 240.0
 
 
 class Delivered(NamedTuple):
