@@ -26,6 +26,7 @@ from wsgi_messaging.runtime.waiting import Mailbox
 
 NOW = 100.0
 OPENING = ["channel.open", "basic.qos", "basic.consume"]
+MAKING = ["channel.open", "queue.declare", "queue.bind", "basic.qos", "basic.consume"]
 
 
 class Desk:
@@ -239,6 +240,12 @@ def test_two_consumers_of_it_share_the_new_one(desk: Desk) -> None:
     assert [name for _channel, name in desk.advance(NOW + RETRY_AFTER)] == OPENING, "and declares nothing"
 
 
+def test_two_consumers_of_one_that_we_named_do_not_wait_for_each_other(desk: Desk) -> None:
+    desk.declare("q")
+    for subscription in [desk.active(), desk.active()]:
+        assert [name for _channel, name in desk.answer(closed(subscription.channel, 404))][1:] == MAKING
+
+
 def test_a_queue_that_we_named_keeps_its_name(desk: Desk) -> None:
     desk.declare("q")
     desk.declare("r")
@@ -281,9 +288,6 @@ class Own:
     @property
     def queue(self) -> str:
         return self.subscription.queue
-
-
-MAKING = ["channel.open", "queue.declare", "queue.bind", "basic.qos", "basic.consume"]
 
 
 def test_an_own_queue_whose_node_is_down_is_replaced_at_once(desk: Desk) -> None:

@@ -272,8 +272,9 @@ class Consumers:
         if subscription.is_cancelled:
             return b""
         if code == 404 and not subscription.is_missing and self._topology.of_queue(subscription.queue):
-            is_being_made = any(other.is_missing for other in self._of_queue(subscription.queue))
-            subscription.is_missing = not is_being_made  # by one of them only: it may be named anew
+            others = self._of_queue(subscription.queue) if self._topology.is_named_by_broker(subscription.queue) else ()
+            is_being_made = any(other.is_missing for other in others)
+            subscription.is_missing = not is_being_made
             subscription.retry_at = now + RETRY_AFTER if is_being_made else subscription.retry_at or now
             self._waiting.append(subscription)
         elif subscription.on_replaced is not None and (subscription.was_active or code == 404):

@@ -74,11 +74,15 @@ class Topology:
 
     def once_more(self, queue: str) -> tuple[list[tuple[int, bytes]], str]:
         """The methods that make a queue, for one channel, and the name by which it can then be consumed there."""
+        name = "" if self.is_named_by_broker(queue) else queue
         made = self.of_queue(queue)
-        name = "" if any(each.is_named_by_broker for each in made) else queue
         return [
             (each.method, with_queue(each.arguments, name) if each.source else each.arguments) for each in made
         ], name
+
+    def is_named_by_broker(self, queue: str) -> bool:
+        """True for a queue that has another name when it is made once more."""
+        return any(made.is_named_by_broker for made in self.of_queue(queue))
 
     def of_route(self, exchange: str, routing_key: str) -> list[Declaration]:
         """What makes a route: the exchange with all that is bound to it, or the queue of that name.
