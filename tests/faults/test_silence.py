@@ -11,11 +11,13 @@ from kombu import Queue
 
 from tests.broker.rpc_endpoints import Endpoint, client_of, serving
 from tests.faults.test_reconnect import lines, status_of
+from tests.harness.proxy import FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import ConnectionLost, MessagingError, Transport
-from wsgi_messaging.connection import patience
+from wsgi_messaging.connection import consuming, patience
+from wsgi_messaging.rpc.replies import replies_of
 
 SOON = 1.0
 """Seconds instead of fifteen."""
@@ -72,6 +74,31 @@ def test_a_request_too(rabbitmq: RabbitMQ, transport: Transport, unique: Callabl
         with suspended_channels(rabbitmq, transport):
             assert client.call({}, "add", a=2, b=2) == 4
             assert status_of(transport).reconnects == 1
+
+
+def test_a_reply_queue_that_hangs_is_replaced(
+    rabbitmq: RabbitMQ, proxy: FaultProxy, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker lives, and who consumes that queue waits for ever: the next call has another one."""
+    monkeypatch.setattr(consuming, "ACCEPTED_WITHIN", SOON)
+    with (
+        Transport(rabbitmq.url) as served,
+        Transport(proxy.url()) as calling,
+        serving(served, unique, Endpoint()) as running,
+    ):
+        client = client_of(calling, running, timeout=20)
+        assert client.call({}, "add", a=1, b=1) == 2
+        replies = replies_of(calling.connections())
+        hangs = replies.queue
+        found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{hangs}">>))'
+        rabbitmq.ctl("eval", f"{found}, sys:suspend(amqqueue:get_pid(Q)).")
+        try:
+            proxy.cut()
+            wait_until(lambda: replies.queue != hangs and replies.is_active, 20.0, "another one")
+            assert client.call({}, "add", a=2, b=2) == 4
+        finally:
+            rabbitmq.ctl("eval", f"{found}, sys:resume(amqqueue:get_pid(Q)).")
+            rabbitmq.delete_queue(hangs)
 
 
 def test_what_gets_one_attempt_is_not_sent_again(queue: str) -> None:
