@@ -16,25 +16,11 @@ from tests.harness.requirements import missing
 from tests.harness.waiting import wait_until
 from tests.interop.peer import Peer
 from wsgi_messaging import MessagingError, ReplyLost, Settings, Transport
-from wsgi_messaging.connection import connecting
 from wsgi_messaging.rpc import QueueFlags, RPCClient, RPCServer, Target
 from wsgi_messaging.rpc.replies import replies_of
 
+pytestmark = pytest.mark.usefixtures("in_order")
 TARGET = Target(exchange=EXCHANGE, topic="cluster")
-
-
-class InOrder:
-    """No chance: the first broker of a URL is tried first."""
-
-    def shuffle(self, _order: list[object]) -> None: ...
-
-    def random(self) -> float:
-        return 0.5
-
-
-@pytest.fixture(autouse=True)
-def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "_CHANCE", InOrder())
 
 
 @pytest.fixture(scope="module")

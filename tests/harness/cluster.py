@@ -8,8 +8,8 @@ from tests.harness.rabbitmq import RabbitMQ
 class Cluster:
     """The nodes of one cluster; the first one is the one that the others joined."""
 
-    def __init__(self, size: int = 3) -> None:
-        self.nodes = [RabbitMQ() for _ in range(size)]
+    def __init__(self, size: int = 3, config: str = "") -> None:
+        self.nodes = [RabbitMQ(config) for _ in range(size)]
 
     def start(self) -> Cluster:
         """Blocks: until every node is up and has joined, about half a minute."""
@@ -23,6 +23,22 @@ class Cluster:
     def url(self) -> str:
         """One URL that names them all."""
         return ";".join(node.url for node in self.nodes)
+
+    def cut_off(self, node: RabbitMQ) -> None:
+        """Part a node from the others, as a network would: they run, and none lets the other in any more."""
+        for other in self._others(node):
+            other.ctl("eval", f"erlang:set_cookie('{node.node}', cut_off).")
+            node.ctl("eval", f"erlang:set_cookie('{other.node}', cut_off_too).")
+        node.ctl("eval", "[erlang:disconnect_node(Node) || Node <- nodes()].")
+
+    def bring_back(self, node: RabbitMQ) -> None:
+        """Let them in again."""
+        for other in self._others(node):
+            for one, another in ((node, other), (other, node)):
+                one.ctl("eval", f"erlang:set_cookie('{another.node}', erlang:get_cookie()).")
+
+    def _others(self, node: RabbitMQ) -> list[RabbitMQ]:
+        return [other for other in self.nodes if other is not node]
 
     def stop(self) -> None:
         for node in self.nodes:
