@@ -91,8 +91,12 @@ class DeclarationRefused(MessagingError):
         self.reply_code = reply_code
 
 
-class Expired(MessagingError, TimeoutError):
-    """The deadline of the call passed."""
+class Expired(MessagingError):
+    """The deadline of the call passed.
+
+    Not a builtin `TimeoutError`: servers take an OSError of the application for a client that has hung up, and answer
+    nothing (gunicorn, Werkzeug).
+    """
 
 
 class ConnectTimeout(Expired):

@@ -21,7 +21,7 @@ REMEDIES = {
     "InvalidMessage": "Mend the body or the property that the text names. Nothing was sent.",
     "DeclarationRefused": "406: somebody declared it with other arguments; the text names both values. 403: the user "
     "may not configure it. 404: it is bound to what does not exist. 405: an exclusive queue of another connection.",
-    "Expired": "Catch this one for every deadline that passed; it is a builtin `TimeoutError`, too.",
+    "Expired": "Catch this one for every deadline that passed.",
     "ConnectTimeout": "As for `ConnectFailed`. What was to be published was not sent.",
     "ConfirmTimeout": "`maybe_sent` False: it did not leave this process. True: the broker may have it, so send it "
     "again only where a second copy does no harm, or with the same `message_id` to a receiver that looks at it.",

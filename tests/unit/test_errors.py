@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
 
 import pytest
+from werkzeug.serving import make_server
 
 from wsgi_messaging import errors
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 TREE = {
     errors.ConfigurationError: (errors.MessagingError, ValueError),
@@ -19,7 +27,7 @@ TREE = {
     errors.Unroutable: (errors.NotDelivered,),
     errors.Rejected: (errors.NotDelivered,),
     errors.InvalidMessage: (errors.NotDelivered, ValueError),
-    errors.Expired: (errors.MessagingError, TimeoutError),
+    errors.Expired: (errors.MessagingError,),
     errors.ConnectTimeout: (errors.Expired,),
     errors.ConfirmTimeout: (errors.Expired,),
     errors.ReplyTimeout: (errors.Expired,),
@@ -35,6 +43,29 @@ def test_tree(kind: type[Exception], parents: tuple[type[Exception], ...]) -> No
 
 def test_no_builtin_is_shadowed() -> None:
     assert not [name for name in vars(errors) if name in ("ConnectionError", "TimeoutError")]
+
+
+@pytest.mark.parametrize("kind", [each for each in vars(errors).values() if isinstance(each, type)])
+def test_none_is_an_error_of_the_system(kind: type) -> None:
+    """A server that meets an OSError thinks that its client has hung up, and answers nothing."""
+    assert not issubclass(kind, OSError)
+
+
+def test_an_error_that_nobody_catches_is_a_500() -> None:
+    def application(_environ: WSGIEnvironment, _start_response: StartResponse) -> list[bytes]:
+        raise errors.ConnectTimeout("no broker could be reached")
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=20.0)
+        assert answer.value.code == 500
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 MADE = [
