@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.test_pending import outgoing
 from wsgi_messaging.connection import codec, frames
 from wsgi_messaging.connection.channels import Channels, close_reason
 from wsgi_messaging.connection.codec import MalformedValue
@@ -151,7 +152,7 @@ def test_hostile_values_are_values_or_malformed(raw: bytes) -> None:
 @given(
     script=st.lists(
         st.tuples(
-            st.integers(1, 4),
+            st.integers(1, 6),
             st.sampled_from(METHODS),
             st.one_of(
                 st.binary(max_size=20),
@@ -168,7 +169,9 @@ def test_hostile_methods_end_no_handler(script: list[tuple[int, int, bytes]]) ->
     publisher, control = Publisher(open_channels), Control(open_channels)
     consumers = Consumers(open_channels, Topology(), lambda text: None)
     publisher.frame_max = FRAME_MAX
-    for handler, number in ((publisher.on_method, 1), (control.on_method, 2), (consumers.on_method, 3)):
+    for exchange, confirm in (("", True), ("", False), ("unproven", True)):
+        publisher.admit(outgoing("body", exchange=exchange, confirm=confirm), 1.0)
+    for handler, number in ((control.on_method, 4), (consumers.on_method, 5)):
         open_channels.take(handler, number)
     for channel, method, arguments in script:
         try:

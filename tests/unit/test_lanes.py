@@ -110,7 +110,16 @@ def test_when_it_is_closed_the_unanswered_are_tried_one_at_a_time(desk: Desk) ->
     assert desk.sent() == [(3, b"a")]
     desk.answer(ack(3, 1))
     assert desk.sent() == [(3, b"b")]
-    assert is_confirmed(a) and not b.is_done and not desk.publisher.is_busy
+    assert is_confirmed(a) and not b.is_done
+
+
+def test_what_nobody_waits_for_may_be_at_fault_all_the_same(desk: Desk) -> None:
+    """A request whose call has timed out, to an exchange that is gone: the other one is only its neighbour."""
+    timed_out, neighbour = request(desk, "timed out"), request(desk, "neighbour")
+    timed_out.abandoned = True
+    desk.sent()
+    desk.answer(closed(PLAIN, 404))
+    assert not neighbour.is_done and desk.sent() == [(3, b"neighbour")]
 
 
 def test_what_a_lost_connection_leaves(desk: Desk) -> None:

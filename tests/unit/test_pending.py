@@ -116,17 +116,26 @@ def test_random_answers_resolve_each_exactly_once() -> None:
 def test_returns_are_matched_in_order() -> None:
     """Twins: the first return is the first one's, and so on; an answer between them changes nothing."""
     confirms = sent("same", "same", "same")
-    first = confirms.returned("", "key", b"same")
+    first = confirms.returned("", "key", b"", b"same")
     assert first is not None
     assert confirms.resolve(1, False) == [first]
-    second = confirms.returned("", "key", b"same")
-    third = confirms.returned("", "key", b"same")
+    second = confirms.returned("", "key", b"", b"same")
+    third = confirms.returned("", "key", b"", b"same")
     assert [second, third] == confirms.resolve(3, True)
+
+
+def test_a_twin_that_came_back_is_known_by_its_properties() -> None:
+    """Its message_id is among them: the other one, whose confirm is on its way, is in a queue."""
+    confirms = sent("same", "same", "same")
+    for number, entry in enumerate(confirms.entries.values()):
+        entry.header = b"id %d" % number
+    assert confirms.returned("", "key", b"id 1", b"same") is confirms.entries[2]
+    assert confirms.returned("", "key", b"the broker put something in", b"same") is confirms.entries[3]
 
 
 def test_a_returned_one_stays_until_its_ack() -> None:
     confirms = sent("a", "b")
-    entry = confirms.returned("", "key", b"b")
+    entry = confirms.returned("", "key", b"", b"b")
     assert entry is not None and entry.body == b"b"
     assert len(confirms) == 2
 
@@ -135,22 +144,22 @@ def test_only_mandatory_ones_come_back() -> None:
     confirms = Confirms()
     confirms.sent(outgoing("same", mandatory=False))
     confirms.sent(outgoing("same"))
-    entry = confirms.returned("", "key", b"same")
+    entry = confirms.returned("", "key", b"", b"same")
     assert confirms.resolve(2, False) == [entry]
 
 
 @pytest.mark.parametrize(("exchange", "key", "body"), [("x", "key", b"a"), ("", "other", b"a"), ("", "key", b"z")])
 def test_what_is_not_ours_is_nobodys(exchange: str, key: str, body: bytes) -> None:
-    assert sent("a").returned(exchange, key, body) is None
+    assert sent("a").returned(exchange, key, b"", body) is None
 
 
 def test_a_return_out_of_order_is_still_found() -> None:
     confirms = sent(*"abc")
-    later, earlier = confirms.returned("", "key", b"c"), confirms.returned("", "key", b"a")
+    later, earlier = confirms.returned("", "key", b"", b"c"), confirms.returned("", "key", b"", b"a")
     assert later is not None and earlier is not None
     assert (later.body, earlier.body) == (b"c", b"a")
     later.finish(), earlier.finish()
-    assert confirms.returned("", "key", b"a") is None, "each comes back once"
+    assert confirms.returned("", "key", b"", b"a") is None, "each comes back once"
 
 
 def test_take_all_leaves_nothing() -> None:

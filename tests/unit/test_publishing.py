@@ -9,7 +9,14 @@ from tests.unit.wire import ack, closed, methods, nack, published, returned
 from wsgi_messaging.connection.channels import Channels
 from wsgi_messaging.connection.frames import CHANNEL_CLOSE_OK, Inbound, encoded_route, message_frames
 from wsgi_messaging.connection.pending import Outgoing
-from wsgi_messaging.connection.publishing import NACK_PAUSES, TRIES_AFTER_NACKS, TRIES_AFTER_REFUSALS, Publisher
+from wsgi_messaging.connection.publishing import (
+    NACK_PAUSES,
+    RENEW_EVERY,
+    TRIALS_AT_ONCE,
+    TRIES_AFTER_NACKS,
+    TRIES_AFTER_REFUSALS,
+    Publisher,
+)
 from wsgi_messaging.errors import (
     Closed,
     ConfirmTimeout,
@@ -190,33 +197,78 @@ def test_an_unknown_exchange_harms_no_neighbour(desk: Desk) -> None:
     neighbours = [desk.publish("neighbour"), desk.publish("good exchange", "good")]
     [_main, (proving, _body)] = desk.sent()
     desk.answer(ack(proving, 1))
-    bad = desk.publish("bad", "nowhere")
-    waiting = desk.publish("other new one", "new")
-    [(proving, _bad)] = desk.sent()
-    desk.answer(closed(proving, 404, "NOT_FOUND - no exchange 'nowhere'"))
+    bad, after = desk.publish("bad", "nowhere"), desk.publish("after", "nowhere")
+    new = desk.publish("other new one", "new")
+    (bad_lane, first), (new_lane, second) = desk.sent()
+    assert (first, second) == (b"bad", b"other new one") and bad_lane != new_lane
+    desk.answer(closed(bad_lane, 404, "NOT_FOUND - no exchange 'nowhere'"))
     error = error_of(bad, Rejected)
     assert (error.reply_code, error.maybe_sent) == (404, False)  # type: ignore[attr-defined]
     assert "nowhere" in str(error)
     assert desk.sent_methods() == [
-        (proving, "channel.close-ok"),
-        (proving, "channel.open"),
-        (proving, "confirm.select"),
-        (proving, "basic.publish"),
+        (bad_lane, "channel.close-ok"),
+        (bad_lane, "channel.open"),
+        (bad_lane, "confirm.select"),
+        (bad_lane, "basic.publish"),
     ]
-    desk.answer(ack(proving, 1))
+    desk.answer(closed(bad_lane, 404))
+    assert error_of(after, Rejected)
+    desk.answer(ack(new_lane, 1))
     desk.answer(ack(MAIN, 1))
-    assert all(is_confirmed(each) for each in [*neighbours, waiting])
+    assert all(is_confirmed(each) for each in [*neighbours, new])
 
 
-def test_each_of_several_unknown_exchanges_has_its_own_trial(desk: Desk) -> None:
-    bad = [desk.publish(f"bad {number}", f"nowhere {number}") for number in range(5)]
-    for number in range(5):
-        [(proving, body)] = desk.sent()
-        assert body == f"bad {number}".encode()
-        desk.answer(closed(proving, 404))
-    assert all(error_of(each, Rejected) for each in bad)
-    assert desk.sent() == []
-    assert desk.publisher.in_flight == 0
+def test_so_many_are_on_trial_at_once(desk: Desk) -> None:
+    """The others have their turn when one ends; those that nobody waits for any more are passed over."""
+    entries = [
+        desk.publish(str(number), f"x{number}", deadline=2.0 + number / 64) for number in range(TRIALS_AT_ONCE + 3)
+    ]
+    first = desk.sent()
+    assert len({channel for channel, _body in first}) == len(first) == TRIALS_AT_ONCE
+    entries[TRIALS_AT_ONCE].abandoned = True
+    desk.answer(ack(first[0][0], 1))
+    assert is_confirmed(entries[0])
+    assert [body for _channel, body in desk.sent()] == [str(TRIALS_AT_ONCE + 1).encode()]
+    over_at = entries[1].deadline
+    assert desk.publisher.due_at() == over_at, "the next one's time is over"
+    desk.advance(over_at)
+    assert [body for _channel, body in desk.sent()] == [str(TRIALS_AT_ONCE + 2).encode()]
+    for channel, _body in first[1:]:
+        desk.answer(ack(channel, 1), over_at)
+    assert not error_of(entries[TRIALS_AT_ONCE], ConfirmTimeout).maybe_sent
+    assert desk.publisher.in_flight == 2
+
+
+def test_a_trial_that_is_not_answered_holds_up_nobody_for_longer_than_its_own_time(desk: Desk) -> None:
+    sick = desk.publish("sick", "new", deadline=2.0)
+    waiting = desk.publish("waiting", "new", deadline=9.0)
+    [(silent, _body)] = desk.sent()
+    assert desk.publisher.due_at() == 2.0
+    desk.advance(2.0)
+    [(channel, body)] = desk.sent()
+    assert channel != silent and body == b"waiting"
+    desk.answer(ack(channel, 1), 2.0)
+    assert is_confirmed(waiting) and not sick.is_done
+    desk.sent()
+    desk.answer(ack(silent, 1), 3.0)
+    assert desk.sent_methods() == [(silent, "channel.close")], "which is closed when it was answered for after all"
+    assert not desk.publisher.is_busy
+
+
+def test_who_gives_up_knows_whether_it_was_sent(desk: Desk) -> None:
+    """The caller gives up between the look whether it is wanted and the write: it has been told that it is not sent."""
+
+    class GivesUp(Outgoing):
+        __slots__ = ()
+
+        def is_wanted(self, now: float) -> bool:
+            self.abandoned = True
+            return True
+
+    entry = outgoing("late")
+    entry.__class__ = GivesUp
+    assert desk.publisher.admit(entry, NOW) == b""
+    assert not entry.maybe_sent and entry.was_dropped
 
 
 def test_an_unknown_exchange_is_not_proven_by_another(desk: Desk) -> None:
@@ -275,7 +327,7 @@ def test_a_deleted_exchange_has_to_be_proven_again(desk: Desk) -> None:
     desk.sent()
     desk.answer(closed(MAIN, 404))
     desk.publish("next", "x")
-    assert [channel for channel, _body in desk.sent()] == [3]
+    assert MAIN not in [channel for channel, _body in desk.sent()]
 
 
 def test_without_repetition_a_suspect_is_lost(desk: Desk) -> None:
@@ -317,14 +369,13 @@ def test_a_nack_is_tried_again_on_another_channel_after_a_pause(desk: Desk) -> N
 
 def test_enough_nacks_are_final(desk: Desk) -> None:
     entry = desk.publish("a")
-    channel, now = MAIN, NOW
+    now = NOW
     for tries in range(1, TRIES_AFTER_NACKS + 1):
         assert not entry.is_done
-        desk.sent()
+        [(channel, _body)] = desk.sent()
         desk.answer(nack(channel, 1), now)
         now += min(NACK_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE)
         desk.advance(now)
-        channel = desk.publisher._proving.channel
     error = error_of(entry, Rejected)
     assert "its queue is full" in str(error)
     assert error.reply_code == 0  # type: ignore[attr-defined]
@@ -357,27 +408,51 @@ def test_each_try_has_a_fresh_channel(desk: Desk) -> None:
     assert second != first
 
 
-def test_a_main_lane_that_refuses_is_renewed_when_it_is_empty(desk: Desk) -> None:
-    first, second = desk.publish("a"), desk.publish("b")
+def test_a_main_lane_that_refuses_is_left_to_what_is_in_flight(desk: Desk) -> None:
+    """Messages go on over another channel meanwhile, also when one of those in flight is never answered."""
+    wire = message_frames(MAIN, encoded_route("", "key", True), b"\0\0", b"for the main lane", 4096)
+    first, second = desk.publish("a"), desk.publish("b", wire=wire)
     desk.sent()
     desk.answer(nack(MAIN, 1))
-    third = desk.publish("c")
-    assert desk.sent() == []  # it waits until the refusing channel has answered for "b"
+    third = desk.publish("c", wire=wire)
+    [(substitute, body)] = desk.sent()
+    assert substitute != MAIN and body == b"c"
     desk.answer(ack(MAIN, 2))
     assert is_confirmed(second)
     assert desk.sent_methods() == [(MAIN, "channel.close")]
     fourth = desk.publish("d")
-    assert desk.sent() == []  # a second channel.open before close-ok would cost the connection
+    assert desk.sent() == [(substitute, b"d")], "a second channel.open before close-ok would cost the connection"
     desk.answer(Inbound(MAIN, CHANNEL_CLOSE_OK, b""))
-    assert desk.sent_methods() == [
-        (MAIN, "channel.open"),
-        (MAIN, "confirm.select"),
-        (MAIN, "basic.publish"),
-        (MAIN, "basic.publish"),
-    ]
-    desk.answer(ack(MAIN, 2, multiple=True))
-    assert is_confirmed(third) and is_confirmed(fourth)
+    fifth = desk.publish("e")
+    assert desk.sent_methods() == [(MAIN, "channel.open"), (MAIN, "confirm.select"), (MAIN, "basic.publish")]
+    desk.answer(ack(substitute, 2, multiple=True))
+    assert desk.sent_methods() == [(substitute, "channel.close")]
+    desk.answer(ack(MAIN, 1))
+    assert all(is_confirmed(each) for each in (third, fourth, fifth))
     assert not first.is_done
+
+
+def test_a_queue_that_stays_full_does_not_cost_a_channel_for_each_message(desk: Desk) -> None:
+    desk.publish("a"), desk.publish("b")
+    desk.sent()
+    desk.answer(nack(MAIN, 1))
+    desk.publish("c")
+    [(substitute, _body)] = desk.sent()
+    desk.answer(nack(substitute, 1))
+    desk.publish("d")
+    assert desk.sent() == [(substitute, b"d")]
+    desk.answer(nack(substitute, 2), NOW + RENEW_EVERY)
+    assert desk.sent_methods() == [(substitute, "channel.close")]
+
+
+def test_a_main_lane_that_was_left_and_is_closed_may_be_opened_again(desk: Desk) -> None:
+    desk.publish("a"), desk.publish("to an exchange that is gone")
+    desk.sent()
+    desk.answer(nack(MAIN, 1))
+    desk.answer(closed(MAIN, 404))
+    desk.sent()
+    desk.publish("c")
+    assert desk.sent_methods()[-1:] == [(MAIN, "basic.publish")]
 
 
 def test_what_waits_after_a_nack_goes_over_the_next_connection(desk: Desk) -> None:
@@ -392,7 +467,16 @@ def test_without_repetition_a_nack_is_final(desk: Desk) -> None:
     assert desk.publish("a", may_repeat=False)
     entry = desk.publish("b", may_repeat=False)
     desk.answer(nack(MAIN, 2))
-    assert not error_of(entry, Rejected).maybe_sent
+    assert not error_of(entry, Rejected).maybe_sent, "one queue, and that refused"
+
+
+def test_a_nack_leaves_open_what_another_queue_did(desk: Desk) -> None:
+    desk.publish("proves", "x")
+    [(trial, _body)] = desk.sent()
+    desk.answer(ack(trial, 1))
+    entry = desk.publish("b", "x", may_repeat=False)
+    desk.answer(nack(MAIN, 1))
+    assert error_of(entry, Rejected).maybe_sent
 
 
 # The connection is lost.

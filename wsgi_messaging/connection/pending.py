@@ -3,7 +3,7 @@
 The broker numbers the messages of a confirming channel from 1 and answers with these numbers, one by one or all up
 to one (`multiple`); an unroutable message comes back, without its number, before it is acked
 (https://www.rabbitmq.com/docs/confirms). RabbitMQ returns in the order of publishing, so the message that came back
-is the first one behind the last that did whose route and body are the same.
+is the first one behind the last that did whose properties, route and body are the same.
 
 Layer 0: imports `collections` and our errors.
 """
@@ -146,10 +146,10 @@ class Confirms:
         pop = self.entries.pop
         return [entry for known in range(first, last + 1) if (entry := pop(known, None)) is not None]
 
-    def returned(self, exchange: str, routing_key: str, body: bytes) -> Outgoing | None:
+    def returned(self, exchange: str, routing_key: str, header: bytes, body: bytes) -> Outgoing | None:
         """The message that came back unroutable; it stays here until its ack comes."""
 
-        def is_the_one(entry: Outgoing) -> bool:
+        def is_like_it(entry: Outgoing) -> bool:
             return (
                 entry.mandatory
                 and entry.routing_key == routing_key
@@ -157,6 +157,11 @@ class Confirms:
                 and entry.body == body
             )
 
+        # Its properties, and so its message_id, come back as they were, unless the broker has put something in.
+        return self._first(lambda entry: entry.header == header and is_like_it(entry)) or self._first(is_like_it)
+
+    def _first(self, is_the_one: Callable[[Outgoing], bool]) -> Outgoing | None:
+        """Behind the last one that came back, if there is one."""
         for tag in range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag):
             entry = self.entries.get(tag)
             if entry is not None and is_the_one(entry):

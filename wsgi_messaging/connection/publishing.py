@@ -1,26 +1,28 @@
 """Publisher confirms on one connection: what is written, what the answers mean, what is tried again.
 
 Messages of all callers share one confirming channel, so an error that closes it would hit them all. Two rules keep
-neighbours out of it. The first message to an exchange goes alone over a second channel, the proving lane; once it is
+neighbours out of it. The first message to an exchange goes alone over a channel of its own, on trial; once it is
 confirmed the exchange is proven and the main lane takes its messages. When the main lane is closed all the same (an
-exchange was deleted, a property was refused), its unanswered messages go over the proving lane one at a time, and
-the one that closes it again is the one at fault. Messages that another one answers go over the plain lane (lanes.py).
+exchange was deleted, a property was refused), its unanswered messages go on trial one at a time, and the one that
+closes its channel is the one at fault. A destination that does not answer holds up nobody else: each has a trial of its
+own, and a main lane that refuses is left to what is in flight on it. Messages that another one answers go over the
+plain lane (lanes.py).
 
 No I/O: everything gives the bytes to write. The connection's thread alone calls it. Layer 1.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from functools import partial
 from struct import Struct
 
 from ..errors import ConfirmTimeout, ConnectionLost, InvalidMessage, MessagingError, NotDelivered, Rejected, Unroutable
 from . import codec, frames
 from .channels import Channels, close_reason
 from .frames import Inbound
-from .lanes import Lane, PlainLane
+from .lanes import Lane, PlainLane, Trial
 from .patience import Patience
 from .pending import Outgoing
 
@@ -31,6 +33,11 @@ TRIES_AFTER_NACKS = 8
 elects a leader answers so for as long, and so does one that is full."""
 NACK_PAUSES = 0.05, 0.8
 """Seconds before the second try, doubled before each other one, and their most."""
+RENEW_EVERY = 0.25
+"""Seconds between two renewals of a main lane that refuses: a queue that stays full has each message refused."""
+TRIALS_AT_ONCE = 32
+RETIRED_AT_MOST = 256
+"""Channels that are left to what is in flight on them; RabbitMQ allows 2,047."""
 _NEVER = float("inf")
 
 _ACK = Struct(">Q?")
@@ -56,18 +63,27 @@ class Publisher:
         self._timed_at = 0.0
         self._channels = channels
         self._main = Lane(MAIN)
+        self._renew_at = 0.0
         self._plain = PlainLane(PLAIN)
-        self._proving = Lane()
-        self._lanes = (self._main, self._plain, self._proving)
-        self._unproven: deque[Outgoing] = deque()
+        self._retired: list[Lane] = []
+        self._trials: dict[tuple[str, str], Trial] = {}
         self._proven = {""}
-        self._is_main_refusing = False
         self._refused: list[tuple[float, Outgoing]] = []
 
     @property
+    def _lanes(self) -> Sequence[Lane]:
+        return (*self._retired, self._main, self._plain, *self._trials.values())
+
+    def _waiting(self) -> list[Outgoing]:
+        """What was not written, or is to be written again."""
+        on_trial = [entry for trial in self._trials.values() for entry in trial.waiting]
+        return [*(entry for _at, entry in self._refused), *on_trial]
+
+    @property
     def in_flight(self) -> int:
-        """Messages that were written and not yet answered, and those that wait for their turn to be proven."""
-        return sum(len(lane.confirms) for lane in self._lanes) + len(self._unproven) + len(self._refused)
+        """Messages that were written and not yet answered, and those that wait for their turn on trial."""
+        waiting = sum(len(trial.waiting) for trial in self._trials.values())
+        return sum(len(lane.confirms) for lane in self._lanes) + waiting + len(self._refused)
 
     def told(self) -> dict[str, int]:
         """Its part of a `ConnectionStatus`."""
@@ -81,41 +97,36 @@ class Publisher:
     @property
     def is_idle(self) -> bool:
         """True when no message waits for its confirm."""
-        in_flight = self._main.confirms.entries or self._proving.confirms.entries
-        return not (in_flight or self._unproven or self._refused)
+        return not (self._main.confirms.entries or self._trials or self._retired or self._refused)
 
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for an answer."""
-        waiting = [*self._unproven, *(entry for _at, entry in self._refused)]
         is_in_flight = any(lane.confirms.is_awaited(now) for lane in self._lanes)
-        return is_in_flight or any(entry.is_wanted(now) for entry in waiting)
+        return is_in_flight or any(entry.is_wanted(now) for entry in self._waiting())
 
     @property
     def is_busy(self) -> bool:
         """True when `advance` may have something to do."""
-        return bool(self._refused) or self._plain.ask_at != _NEVER
+        return bool(self._refused or self._trials) or self._plain.ask_at != _NEVER
 
     def due_at(self) -> float:
-        """When a message that was answered nack is to be tried again, or the broker to be asked about others."""
-        return min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
+        """When `advance` has something to do."""
+        due_at = min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
+        return min(due_at, *(trial.gives_way_at() for trial in self._trials.values())) if self._trials else due_at
 
     def advance(self, now: float) -> bytes:
-        """Do what is due."""
-        question = self._plain.ask() if self._plain.ask_at <= now else b""
-        return question + self._try_refused(now)
-
-    def _try_refused(self, now: float) -> bytes:
-        """Try again what was answered nack and has waited its time."""
-        due = [entry for at, entry in self._refused if at <= now]
-        if not due:
-            return b""
-        self._refused = [(at, entry) for at, entry in self._refused if at > now]
-        self._unproven.extendleft(reversed(due))
-        closing = b""
-        if not self._proving.confirms and self._proving.channel:
-            closing = self._channels.close(self._proving.channel)
-            self._proving.close()
-        return closing + self._prove(now)
+        """Do what is due: ask the broker about plain messages, try again what was refused, pass by who stays silent."""
+        written = [self._plain.ask()] if self._plain.ask_at <= now else []
+        if self._refused and self._refused[0][0] <= now:
+            due = [entry for at, entry in self._refused if at <= now]
+            self._refused = [(at, entry) for at, entry in self._refused if at > now]
+            written.append(self._put_on_trial(due, now))
+        for trial in [each for each in self._trials.values() if each.gives_way_at() <= now]:
+            if len(self._retired) < RETIRED_AT_MOST:
+                self._retired.append(trial)
+                self._trials[trial.key] = follower = trial.pass_on()
+                written.append(self._try(follower, now))
+        return b"".join(written)
 
     def look(self, now: float, *, is_excused: bool) -> None:
         """See to it that the broker answers. Raises: EOFError when it has not, for too long."""
@@ -129,12 +140,12 @@ class Publisher:
         if entry.exchange in self._proven:
             if not entry.confirm:
                 return self._send(self._plain, entry, now)
-            if not self._is_main_refusing:
-                if self.on_round_trip is not None and (self._timed is None or self._timed.is_done):
-                    self._timed, self._timed_at = entry, now
-                return self._send(self._main, entry, now)
-        self._unproven.append(entry)
-        return self._prove(now)
+            if self.on_round_trip is not None and (self._timed is None or self._timed.is_done):
+                self._timed, self._timed_at = entry, now
+            return self._send(self._main, entry, now)
+        trial = self._trial_of(entry)
+        trial.waiting.append(entry)
+        return self._try(trial, now)
 
     def drop(self, entry: Outgoing) -> None:
         """Settle a message that nobody wants any more."""
@@ -142,16 +153,21 @@ class Publisher:
             entry.was_dropped = True  # whoever asks is told why, which is known where they ask
             self._fail(entry, ConfirmTimeout("the message could not be sent within its time"))
 
-    def _fail(self, entry: Outgoing, error: MessagingError) -> None:
+    def _fail(self, entry: Outgoing, error: MessagingError, *, is_certain: bool = True) -> None:
         self.failed += 1
-        if isinstance(error, NotDelivered) and entry.tries <= 1:
+        if isinstance(error, NotDelivered) and entry.tries <= 1 and is_certain:
             entry.maybe_sent = False  # refused at its only try; of an earlier one nobody knows
         entry.finish(error)
 
     def _send(self, lane: Lane, entry: Outgoing, now: float) -> bytes:
+        before, entry.maybe_sent = entry.maybe_sent, True
+        if entry.abandoned:  # looked at behind that: a caller who gives up looks at `maybe_sent` behind this
+            entry.maybe_sent = before
+            self.drop(entry)
+            return b""
         opening = b""
         if not lane.channel:
-            opening = lane.opened(self._channels.take(self.on_method, lane.number))
+            opening = lane.opened(self._channels.take(partial(self.on_method, lane), lane.number))
         if len(entry.header) + 12 + frames.OVERHEAD > self.frame_max:
             self._fail(entry, InvalidMessage(f"headers of {len(entry.header)} bytes; a frame holds {self.frame_max}"))
             return opening
@@ -161,32 +177,75 @@ class Publisher:
         if lane is self._plain:
             self._plain.ask_soon(now)
         entry.tries += 1
-        entry.maybe_sent = True
-        if entry.wire is not None and lane is not self._proving:
+        if entry.wire is not None and lane.number is not None:
             return opening + entry.wire if opening else entry.wire
         return opening + frames.message_frames(lane.channel, entry.method, entry.header, entry.body, self.frame_max)
 
-    def _prove(self, now: float) -> bytes:
-        """Send what the proving lane may send now: what is proven meanwhile, then one message on trial."""
-        written = []
-        while self._unproven and not self._proving.confirms:
-            entry = self._unproven.popleft()
+    # On trial.
+
+    def _trial_of(self, entry: Outgoing) -> Trial:
+        key = (entry.exchange, "" if entry.exchange else entry.routing_key)
+        trial = self._trials.get(key)
+        if trial is None:
+            trial = self._trials[key] = Trial(key)
+        return trial
+
+    def _put_on_trial(self, entries: Sequence[Outgoing], now: float) -> bytes:
+        """Each with its destination's, in order, before those that wait there."""
+        trials: dict[Trial, None] = {}
+        for entry in reversed(entries):
+            trial = self._trial_of(entry)
+            trial.waiting.appendleft(entry)
+            trials[trial] = None
+        return b"".join(self._try(trial, now) for trial in reversed(trials))
+
+    def _try(self, trial: Trial, now: float) -> bytes:
+        """Send what a trial may send now. One that has nothing left ends, and the next takes its turn."""
+        written: list[bytes] = []
+        while self._trials.get(trial.key) is trial and self._may_go_on(trial):
+            self._send_next(trial, now, written)
+            if trial.confirms:
+                break
+            del self._trials[trial.key]
+            written.append(self._end(trial))
+            trial = next((each for each in self._trials.values() if not each.channel), trial)
+        return b"".join(written)
+
+    def _may_go_on(self, trial: Trial) -> bool:
+        return bool(trial.channel) or sum(bool(each.channel) for each in self._trials.values()) < TRIALS_AT_ONCE
+
+    def _send_next(self, trial: Trial, now: float, written: list[bytes]) -> None:
+        """What is proven meanwhile, then one message."""
+        while trial.waiting and not trial.confirms:
+            entry = trial.waiting.popleft()
             if not entry.is_wanted(now):
                 self.drop(entry)
             elif entry.tries == 0 and entry.exchange in self._proven:
-                if self._is_main_refusing and entry.confirm:
-                    self._unproven.appendleft(entry)
-                    written.append(self._end_refusing_main())
-                    break
                 written.append(self._send(self._main if entry.confirm else self._plain, entry, now))
             else:
-                written.append(self._send(self._proving, entry, now))
-        return b"".join(written)
+                written.append(self._send(trial, entry, now))
 
-    def on_method(self, inbound: Inbound, now: float) -> bytes:
-        """React to a method on one of the lanes' channels."""
-        channel = inbound.channel
-        lane = self._main if channel == MAIN else self._plain if channel == PLAIN else self._proving
+    def _retire(self, lane: Lane) -> bytes:
+        """It takes no more; its channel ends when it is answered for."""
+        if not lane.confirms:
+            return self._end(lane)
+        self._retired.append(lane)
+        return b""
+
+    def _end(self, lane: Lane) -> bytes:
+        channel = lane.channel
+        lane.close()
+        return self._channels.close(channel, self._on_main_ended if lane.number == MAIN else None) if channel else b""
+
+    def _on_main_ended(self, _inbound: Inbound | None, _now: float) -> bytes:
+        """The number of the channel may be opened again."""
+        substitute, self._main = self._main, Lane(MAIN)
+        return self._retire(substitute)
+
+    # Answers.
+
+    def on_method(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
+        """React to a method on the channel of a lane."""
         match inbound.method:
             case frames.BASIC_ACK:
                 return self._on_ack(lane, inbound, now)
@@ -207,9 +266,18 @@ class Publisher:
         answered = lane.confirms.resolve(tag, multiple)
         self._take_off(answered, now)
         if lane is self._main:
-            return self._prove(now) if self._is_main_refusing else b""
+            return b""
         self._proven.update(entry.exchange for entry in answered)
-        return self._prove(now)
+        return self._go_on(lane, now)
+
+    def _go_on(self, lane: Lane, now: float) -> bytes:
+        """Behind an answer on it."""
+        if isinstance(lane, Trial) and self._trials.get(lane.key) is lane:
+            return self._try(lane, now)
+        if lane in self._retired and not lane.confirms:
+            self._retired.remove(lane)
+            return self._end(lane)
+        return b""
 
     def _take_off(self, answered: list[Outgoing], now: float) -> None:
         """The broker has them."""
@@ -235,26 +303,20 @@ class Publisher:
                 self._refused.append((now + pause, entry))
             else:
                 text = "the broker refused the message (basic.nack): its queue is full, or has no leader"
-                self._fail(entry, Rejected(text))
+                is_for_one = not entry.exchange  # behind another exchange a second queue may have taken it
+                self._fail(entry, Rejected(text), is_certain=is_for_one)
         self._refused.sort(key=lambda waiting: waiting[0])
-        self._is_main_refusing = self._is_main_refusing or lane is self._main
-        return self._prove(now)
-
-    def _end_refusing_main(self) -> bytes:
-        """When it is empty, end its channel; messages wait until its number may be opened again."""
-        if self._main.confirms or not self._main.channel:
+        if lane is not self._main:
+            return (self._end(lane) if isinstance(lane, Trial) and not lane.confirms else b"") + self._go_on(lane, now)
+        if now < self._renew_at or len(self._retired) >= RETIRED_AT_MOST:
             return b""
-        channel = self._main.channel
-        self._main.close()
-        return self._channels.close(channel, self._on_main_ended)
-
-    def _on_main_ended(self, _inbound: Inbound, now: float) -> bytes:
-        self._is_main_refusing = False
-        return self._prove(now)
+        self._renew_at = now + RENEW_EVERY
+        refusing, self._main = self._main, Lane()
+        return self._retire(refusing)
 
     def _on_return(self, lane: Lane, inbound: Inbound) -> None:
         code, text, exchange, routing_key = codec.read_arguments("Bsss", inbound.arguments)
-        entry = lane.confirms.returned(exchange, routing_key, inbound.body or b"")
+        entry = lane.confirms.returned(exchange, routing_key, inbound.header, inbound.body or b"")
         if entry is not None and not entry.is_done:
             self.returned += 1
             self._fail(
@@ -268,16 +330,19 @@ class Publisher:
 
     def _on_close(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
         code, text = close_reason(inbound)
-        self._is_main_refusing = self._is_main_refusing and lane is not self._main
+        is_the_one = sum(not entry.is_done for entry in lane.confirms.entries.values()) == 1
         suspects = [entry for entry in lane.close() if not entry.is_done]
-        if len(suspects) == 1:
+        if suspects and is_the_one:
             self._condemn(suspects.pop(), code, text)
-        repeatable = [entry for entry in suspects if entry.may_repeat]
         for entry in suspects:
             if not entry.may_repeat:
                 self._fail(entry, ConnectionLost(f"the channel was closed ({code} {text}) while it was in flight"))
-        self._unproven.extendleft(reversed(repeatable))
-        return self._prove(now)
+        written = b""
+        if lane in self._retired:
+            self._retired.remove(lane)
+            written = self._on_main_ended(None, now) if lane.number == MAIN else b""
+        written += self._put_on_trial([entry for entry in suspects if entry.may_repeat], now)
+        return written + self._go_on(lane, now)
 
     def _condemn(self, entry: Outgoing, code: int, text: str) -> None:
         self._proven.discard(entry.exchange or "no exchange: the default one cannot be deleted")
@@ -292,9 +357,8 @@ class Publisher:
         What was in flight each time the broker refused to go on is suspect, and not sent for ever.
         """
         again = []
-        refused = [entry for _at, entry in self._refused]
-        in_flight = [entry for lane in self._lanes for entry in lane.close()]
-        for entry in [*in_flight, *refused, *self._unproven]:
+        waiting = self._waiting()
+        for entry in [*(entry for lane in self._lanes for entry in lane.close()), *waiting]:
             if entry.is_done:
                 continue
             is_suspect = is_refusal and entry.tries >= TRIES_AFTER_REFUSALS
@@ -302,9 +366,10 @@ class Publisher:
                 again.append(entry)
             else:
                 self._fail(entry, ConnectionLost(f"the connection broke before the confirm came: {cause}"))
-        self._unproven.clear()
+        self._main = Lane(MAIN)
+        self._retired.clear()
+        self._trials.clear()
         self._refused.clear()
-        self._is_main_refusing = False
         return again
 
     def give_up(self, entries: Iterable[Outgoing], error: MessagingError) -> None:
