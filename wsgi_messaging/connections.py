@@ -192,6 +192,8 @@ class Connections(Lifetime):
             completion.wait(deadline - native.monotonic())
         finally:
             request.abandoned = not request.is_done
+            if request.abandoned:
+                loop.watch.wake()  # the next one is not to wait for it
         if request.error is not None:
             raise request.error
         if request.answer is None:
@@ -235,13 +237,15 @@ class Connections(Lifetime):
         if self.settings.consumer_timeout:
             subscription.warn_after = _PATIENCE * self.settings.consumer_timeout
         loop.order(partial(loop.consumers.add, subscription))
+        is_accepted = False
         try:
             completion.wait(deadline - native.monotonic())
+            is_accepted = subscription.was_active and subscription.error is None  # asked once: it may be lost by now
         finally:
-            if not subscription.is_active:
+            if not is_accepted:
                 loop.order(lambda now: loop.consumers.stop(subscription) + loop.consumers.remove(subscription))
         if subscription.error is not None:
             raise copy(subscription.error)
-        if not subscription.was_active:
+        if not is_accepted:
             raise self._no_answer(loop, f"consumer of queue {subscription.queue!r}", subscription.maybe_sent)
         return loop

@@ -34,6 +34,7 @@ logger = logging.getLogger("wsgi_messaging.connection")
 T = TypeVar("T")
 
 PUBLISH, CONSUME = "publish", "consume"
+_CLOSED = "the transport was closed in this process; make a new one"
 SHORT_HEARTBEAT = 5.0
 """Below this a garbage collection or a busy machine can cost the connection."""
 ENDS_WITHIN = 0.4
@@ -71,8 +72,12 @@ class Lifetime:
         return self._extensions.setdefault(name, make()) if found is None else found
 
     def enlist(self, member: Member, turn: int = 0) -> None:
-        """Have a member end when the transport is closed here; those of a lower `turn` first."""
+        """Have a member end when the transport is closed here; those of a lower `turn` first. Raises: `Closed`."""
         self._members[member] = turn
+        if self.is_closed:  # looked at behind that: `close` looks for members behind closing
+            self.discharge(member)
+            member.cancel(0.0)
+            raise Closed(_CLOSED)
 
     def discharge(self, member: Member) -> None:
         """It has ended by itself."""
@@ -88,9 +93,11 @@ class Lifetime:
         """The connection of a role, made and its thread started at the first call. Raises: `Closed`."""
         loop = self._loops.get(role)
         if self.is_closed or (loop is not None and loop.state is State.CLOSED):
-            raise Closed("the transport was closed in this process; make a new one")
+            raise Closed(_CLOSED)
         if loop is None:
             loop = self._loops.setdefault(role, made := self._make(role))
+            if self.is_closed:
+                raise Closed(_CLOSED)
             if loop is made:
                 self._warn_about_settings(loop)
         loop.journal.ensure_writer()
@@ -130,16 +137,21 @@ class Lifetime:
     def close(self, timeout: float) -> bool:
         """Finish what was accepted and end. Blocks: up to `timeout`. False when a thread has not ended by then."""
         ended_at = native.monotonic() + timeout
-        loops = self.loops()
-        for member in sorted(self._members, key=self._members.__getitem__):  # first of all: a callback may publish
-            member.cancel(max(0.0, ended_at - 2 * ENDS_WITHIN - native.monotonic()))
+        members = dict(self._members)
+        self._cancel(members, ended_at - 2 * ENDS_WITHIN)  # first of all: a callback may publish, or consume
         self.is_closed = True
+        self._cancel({late: self._members[late] for late in self._members.keys() - members}, ended_at - 2 * ENDS_WITHIN)
+        loops = self.loops()
         for loop in loops:
             loop.close(max(native.monotonic(), ended_at - ENDS_WITHIN))
         ended = [loop.join(max(0.05, ended_at - native.monotonic())) for loop in loops]
         for loop in loops:
             loop.journal.join(max(0.05, ended_at - native.monotonic()))
         return all(ended)
+
+    def _cancel(self, members: dict[Member, int], until: float) -> None:
+        for member in sorted(members, key=members.__getitem__):
+            member.cancel(max(0.0, until - native.monotonic()))
 
     def forget(self) -> None:
         """In a forked child: let go of what the parent owns."""

@@ -304,6 +304,8 @@ class Transport:
         prefetch = self.settings.prefetch if prefetch is None else prefetch
         for label, value, least in (("threads", threads, 1), ("prefetch", prefetch, 0), ("tries", tries, 1)):
             _check_count(label, value, least)
+        if not callable(callback):
+            raise ConfigurationError(f"callback: {callback!r:.60} cannot be called")
         connections = self.connections()
         name = queue if isinstance(queue, str) else self.declare(queue, timeout=timeout)
         subscribed = Completion()

@@ -740,6 +740,12 @@ def test_bad_threads_are_named(transport: Transport, queue: str, threads: Any) -
         transport.consume(queue, print, threads=threads)
 
 
+def test_what_cannot_be_called_empties_no_queue(transport: Transport, queue: str) -> None:
+    transport.publish("x", queue)
+    with pytest.raises(ConfigurationError, match="callback: 5 cannot be called"):
+        transport.consume(queue, 5)  # type: ignore[arg-type]
+
+
 def test_several_threads_of_one_consumer(transport: Transport, queue: str) -> None:
     together = threading.Barrier(3)
     consumer = transport.consume(queue, lambda delivery: together.wait(5.0), threads=3)

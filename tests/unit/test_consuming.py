@@ -14,6 +14,7 @@ from wsgi_messaging.connection.consuming import (
     ACCEPTED_WITHIN,
     ACK_AT_MOST,
     ACK_WITHIN,
+    LAST_CALL,
     RETRY_AFTER,
     Consumers,
     Delivered,
@@ -309,7 +310,7 @@ def test_one_replacement_after_the_other_takes_its_time_and_is_said_once(desk: D
     own.refuse(404), own.refuse(404)
     for number in range(1, 5):
         now = NOW + number * RETRY_AFTER
-        assert own.refuse(403, now - RETRY_AFTER) == ["channel.close-ok"]
+        assert own.refuse(404, now - RETRY_AFTER) == ["channel.close-ok"]
         assert desk.consumers.due_at() == now
         assert [name for _channel, name in desk.advance(now)] == MAKING
         assert len(own.told) == 1 + number
@@ -317,6 +318,19 @@ def test_one_replacement_after_the_other_takes_its_time_and_is_said_once(desk: D
     desk.accept(own.subscription)
     own.refuse(404), own.refuse(404)
     assert len(desk.warnings) == 2, "another time"
+
+
+@pytest.mark.parametrize("code", [403, 406])
+def test_an_own_queue_that_is_there_is_not_replaced(desk: Desk, code: int) -> None:
+    """A delivery that was not acknowledged in time (406), a permission that was taken away (403)."""
+    own = Own(desk)
+    queue = own.subscription.queue
+    own.refuse(code)
+    for number in range(1, 4):
+        desk.advance(NOW + number * RETRY_AFTER)
+        own.refuse(code, NOW + number * RETRY_AFTER)
+    assert not own.told and own.subscription.queue == queue
+    assert len(desk.warnings) == 1 and "it will be tried again" in desk.warnings[0]
 
 
 def test_what_an_own_queue_was_never_granted_is_the_callers_error(desk: Desk) -> None:
@@ -341,6 +355,8 @@ def test_an_own_queue_that_is_not_answered_for_is_replaced(desk: Desk) -> None:
         assert desk.consumers.due_at() == now + within
         assert desk.advance(now + within - 0.1) == []
         now += within
+        assert desk.advance(now) == [] and desk.consumers.due_at() == now + LAST_CALL
+        now += LAST_CALL
         closing = desk.advance(now)
         assert closing[0] == (channel, "channel.close")
         if number:
@@ -356,10 +372,19 @@ def test_an_own_queue_that_is_not_answered_for_is_replaced(desk: Desk) -> None:
     assert desk.consumers.due_at() == now + ACCEPTED_WITHIN
 
 
+def test_an_answer_that_lay_in_the_socket_of_a_stopped_process_counts(desk: Desk) -> None:
+    own = Own(desk, is_active=False)
+    long_after = NOW + 10 * ACCEPTED_WITHIN
+    assert desk.advance(long_after) == []
+    desk.accept(own.subscription)
+    assert desk.advance(long_after + LAST_CALL) == [] and not own.told
+
+
 def test_an_own_queue_whose_consumer_is_ended_meanwhile_is_not_replaced(desk: Desk) -> None:
     own = Own(desk, is_active=False)
     desk.consumers.stop(own.subscription)
-    assert desk.advance(NOW + ACCEPTED_WITHIN) == [(3, "channel.close")]
+    assert desk.advance(NOW + ACCEPTED_WITHIN) == []
+    assert desk.advance(NOW + ACCEPTED_WITHIN + LAST_CALL) == [(3, "channel.close")]
     assert not own.told and desk.consumers.due_at() == float("inf")
 
 

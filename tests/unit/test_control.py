@@ -151,3 +151,22 @@ def test_finish_is_once(desk: Desk) -> None:
     request.finish(answer := declared(3, "a"))
     request.finish(None, Closed("closed"))
     assert (request.answer, request.error, desk.notified) == (answer, None, ["a"])
+
+
+def test_a_request_is_given_up_in_time_for_the_next_one(desk: Desk) -> None:
+    assert desk.control.due_at() == float("inf")
+    desk.ask("hangs", deadline=3.0), desk.ask("next")
+    desk.advance()
+    assert desk.control.due_at() == 3.0
+    assert [name for _channel, name in desk.advance(3.0)] == ["channel.close", "channel.open", "queue.declare"]
+    assert desk.control.due_at() == 10.0
+
+
+def test_what_nobody_waits_for_does_not_pile_up(desk: Desk) -> None:
+    given_up, wanted, _late = desk.ask("given up"), desk.ask("wanted"), desk.ask("late", deadline=2.0)
+    given_up.abandoned = True
+    desk.control.sweep(2.0)
+    assert len(desk.control) == 1
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
+    desk.answer(declared(3, "wanted"))
+    assert wanted.is_done

@@ -61,6 +61,7 @@ def test_an_error_that_nobody_catches_is_a_500() -> None:
     try:
         with pytest.raises(urllib.error.HTTPError) as answer:
             urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=20.0)
+        answer.value.close()
         assert answer.value.code == 500
     finally:
         server.shutdown()

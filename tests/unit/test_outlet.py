@@ -129,6 +129,23 @@ def test_sweep_drops_what_nobody_wants_and_keeps_the_order() -> None:
     assert gone.is_done
 
 
+def test_sweep_keeps_what_waits_before_what_comes_meanwhile() -> None:
+    desk = Desk()
+    a, b = desk.queue("a", "b")
+    came: list[Outgoing] = []
+
+    class Asked(Outgoing):
+        __slots__ = ()
+
+        def is_wanted(self, now: float) -> bool:
+            came.extend(desk.queue("came"))
+            return super().is_wanted(now)
+
+    b.__class__ = Asked
+    desk.outlet.sweep(NOW)
+    assert list(desk.outlet.outbox) == [a, b, *came]
+
+
 def test_take_messages_leaves_nothing() -> None:
     desk = Desk()
     entries = desk.queue("a", "b")

@@ -175,10 +175,10 @@ class Sleeper:
         while self._is_to_sleep.acquire():
             self.ended.append(self._watch.sleep(self._wait_ms))
 
-    def sleep(self, wait_ms: int = LONG) -> None:
+    def sleep(self, wait_ms: int = LONG, *, on_standby: bool = False) -> None:
         """Returns when its turn can be taken."""
         self._wait_ms = wait_ms
-        self._watch.fall_asleep(native.monotonic() + wait_ms / 1000)
+        self._watch.fall_asleep(native.monotonic() + wait_ms / 1000, on_standby=on_standby)
         self._is_to_sleep.release()
         self._sleeps += 1
         wait_until(self._watch.take_turn, what="its turn", interval=0.001)
@@ -261,6 +261,18 @@ def test_a_thread_that_wakes_by_itself_gets_its_place(relieved: tuple[Watch, Sle
     assert watch.wait_for_socket(LONG) is False
     assert sleeper.ended_with_its_turn() is True
     assert not watch.is_asleep and not watch.take_turn()
+
+
+def test_who_waits_while_it_stands_by_does_not_when_that_is_over(readable: Readable) -> None:
+    """The thread has woken by itself and waits for its turn; nobody else could wake either."""
+    watch = Watch()
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    sleeper = Sleeper(watch)
+    sleeper.sleep(50, on_standby=True)
+    assert watch.wait_for_socket(LONG) is False
+    assert sleeper.ended_with_its_turn() is False
+    watch.close()
 
 
 @needs_epoll

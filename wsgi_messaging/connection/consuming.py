@@ -31,6 +31,8 @@ ACCEPTED_WITHIN = 15.0
 """Seconds that the broker has for a consumer of a queue that can be replaced: the queue's node may hang. Doubled with
 each replacement, up to `ACCEPTED_AT_MOST`: the broker may be slow, with many workers that have come back at once."""
 ACCEPTED_AT_MOST = 240.0
+LAST_CALL = 1.0
+"""Seconds more, with the thread awake: the answer may lie in the socket of a process that was stopped."""
 
 
 class Delivered(NamedTuple):
@@ -67,6 +69,8 @@ class Subscription:
     retry_at = 0.0
     is_replaced = False
     """True from a replacement until it was accepted."""
+    is_overdue = False
+    """True when the broker has not answered for it in time, and has its last call."""
     due_at = _NEVER
     """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
     unacknowledged: Delivered | None = None
@@ -155,9 +159,12 @@ class Consumers:
                 self._look_at_callbacks(subscription, now)
             if subscription.due_at > now:
                 continue
-            written += (
-                self._acknowledge(subscription, now) if subscription.is_active else self._leave(subscription, now)
-            )
+            if subscription.is_active:
+                written += self._acknowledge(subscription, now)
+            elif subscription.is_overdue:
+                written += self._leave(subscription, now)
+            else:
+                subscription.is_overdue, subscription.due_at = True, now + LAST_CALL
         due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
         if not due:
             return written
@@ -203,6 +210,7 @@ class Consumers:
         self._generation += 1
         subscription.channel, subscription.generation = channel, self._generation
         subscription.maybe_sent = True
+        subscription.is_overdue = False
         if subscription.on_replaced is not None:
             subscription.due_at = now + subscription.accepted_within
         methods = [(frames.CHANNEL_OPEN, b"\0")]
@@ -277,7 +285,7 @@ class Consumers:
             subscription.is_missing = not is_being_made
             subscription.retry_at = now + RETRY_AFTER if is_being_made else subscription.retry_at or now
             self._waiting.append(subscription)
-        elif subscription.on_replaced is not None and (subscription.was_active or code == 404):
+        elif subscription.on_replaced is not None and code == 404:
             self._replace(subscription, subscription.on_replaced, now, f"{code} {text}")
         elif subscription.was_active:
             self._try_again(subscription, now, f"ended: {code} {text}")

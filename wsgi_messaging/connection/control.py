@@ -18,6 +18,8 @@ from . import frames
 from .channels import Channels, Refused, close_reason
 from .frames import Inbound
 
+_NEVER = float("inf")
+
 
 class Request:
     """One method that has an answer. It may be repeated after a reconnect: every one of them is idempotent."""
@@ -77,6 +79,14 @@ class Control:
     def is_busy(self) -> bool:
         """True when `advance` may have something to do."""
         return self._current is not None or bool(self._waiting)
+
+    def due_at(self) -> float:
+        """When the request that is under way is no longer waited for."""
+        return _NEVER if self._current is None else self._current.deadline
+
+    def sweep(self, now: float) -> None:
+        """Drop the requests that nobody waits for any more, so that a long outage does not fill the memory."""
+        self._waiting = deque(request for request in self._waiting if request.is_wanted(now))
 
     def add(self, request: Request, _now: float) -> None:
         """Put a request in line; `advance` sends it."""

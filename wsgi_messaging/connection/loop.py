@@ -72,6 +72,7 @@ class Loop:
         self.publisher = Publisher(channels := Channels())
         self.control = Control(channels)
         self.consumers = Consumers(channels, topology, self._warn)
+        self._parts = (self.control, self.consumers, self.publisher)
         self.attempts = Attempts(name, brokers, options, context, journal)
         self.frame_max = options.frame_max
         self.blocked: str | None = None
@@ -119,12 +120,12 @@ class Loop:
         self._shortcut.read_next(is_there, until)
 
     def open(self) -> None:
-        """Start the thread, which connects. Raises: `Unavailable` when the interpreter starts no thread now."""
+        """Start the thread, which connects. Raises: `Unavailable` when the system gives no thread, or no descriptor."""
         if self._start_token.acquire(False):
-            self.watch.open()
             try:
+                self.watch.open()
                 self._thread.start()
-            except RuntimeError as exc:
+            except (OSError, RuntimeError) as exc:
                 self.watch.close()
                 self._start_token.release()
                 raise Unavailable(f"no thread can be started: {exc}") from exc
@@ -141,9 +142,7 @@ class Loop:
     def join(self, timeout: float) -> bool:
         """Wait until the thread has ended, as the caller can: a greenlet gives its hub away. False: it has not."""
         ended_at = native.monotonic() + timeout
-        if not self.ended.wait(timeout):
-            return False
-        return self._thread.join(max(0.2, ended_at - native.monotonic()))
+        return self.ended.wait(timeout) and self._thread.join(max(0.2, ended_at - native.monotonic()))
 
     def forget(self) -> None:
         """In a forked child: let go of what the parent owns, without a byte, a lock or a wait."""
@@ -244,9 +243,7 @@ class Loop:
 
     def _is_to_stop(self, now: float) -> bool:
         """True when closing was asked for and there is nothing left to do, or no time."""
-        if self._close_by is None:
-            return False
-        return now >= self._close_by or not self._outlet.is_awaited(now)
+        return self._close_by is not None and (now >= self._close_by or not self._outlet.is_awaited(now))
 
     def _sleep_until(self, point: float) -> bool:
         point = min(point, self._close_by or point)
@@ -278,6 +275,7 @@ class Loop:
             return
         self._do_orders(now)
         self._outlet.sweep(now)
+        self.control.sweep(now)
         if now >= self.attempts.retry_at:
             self._step(Event.OPEN)
         else:
@@ -291,6 +289,8 @@ class Loop:
             now = native.monotonic()
             self._shortcut.raise_fault(link)
             self._write(link, now)
+            if self.state is State.CLOSED:
+                return
             if self._pause(link, now):
                 self._inlet.read(link)
             now = native.monotonic()
@@ -315,7 +315,7 @@ class Loop:
 
     def _write(self, link: Link, now: float) -> None:
         self._do_orders(now)
-        for part in (self.control, self.consumers, self.publisher):
+        for part in self._parts:
             if part.is_busy:
                 self._outlet.answer(part.advance(now))
         if self._close_by is not None:
@@ -327,8 +327,8 @@ class Loop:
         """Sleep until the socket, a caller or the clock wants something; True when there is something to read."""
         wants_write = self._outlet.is_stuck or link.stream.wants_write
         self.watch.await_writing(wants_write)
-        until = min(self._pulse.next_at, self.consumers.due_at(), self.publisher.due_at(), self.attempts.say_at)
-        until = min(until, self.publisher.patience.look_at, self._close_by or now + 60)
+        until = min(self._pulse.next_at, self.attempts.say_at, self._close_by or now + 60)
+        until = min(until, self.publisher.patience.look_at, *(part.due_at() for part in self._parts))
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)

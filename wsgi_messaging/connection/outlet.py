@@ -106,12 +106,13 @@ class Outlet:
 
     def sweep(self, now: float) -> None:
         """Drop the messages that nobody waits for any more, so that a long outage does not fill the memory."""
-        for _ in range(len(self.outbox)):
-            entry = self.outbox.popleft()
+        kept = []
+        for entry in self.take_messages():
             if entry.is_wanted(now):
-                self.outbox.append(entry)
+                kept.append(entry)
             else:
                 self._publisher.drop(entry)
+        self.outbox.extendleft(reversed(kept))  # before what has come meanwhile
 
     def take_messages(self) -> list[Outgoing]:
         """Everything that waits to be sent; nothing stays."""

@@ -49,9 +49,14 @@ class Watch:
         """The thread, by its identifier, that has taken this one's turn."""
 
     def open(self) -> None:
-        """Make the wake-up; nothing is open before, nor after `close`. On the application's side."""
-        self._wake_up = native.WakeUp()
-        self._poller, self._standby_poller, self._deputy_poller = native.Poller(), native.poll(), native.poll()
+        """Make the wake-up; nothing is open before, nor after `close`. On the application's side. Raises: OSError."""
+        made = native.Poller()
+        try:
+            self._wake_up = native.WakeUp()
+        except OSError:
+            made.close()
+            raise
+        self._poller, self._standby_poller, self._deputy_poller = made, native.poll(), native.poll()
         for poller in (self._poller, self._standby_poller, self._deputy_poller):
             poller.register(self._wake_up.fileno(), native.POLLIN)
         if self.make_posting is not None:
@@ -139,15 +144,16 @@ class Watch:
         """
         if self._posting is not None:
             wait_ms = self._posting.before_sleep(wait_ms)
-        wait = self._standby_poller.poll if self.is_on_standby else self._poller.wait
+        on_standby = self.is_on_standby
+        wait = self._standby_poller.poll if on_standby else self._poller.wait
         self._turn.release()
         try:
             ready = wait(wait_ms)
         finally:
             self.is_asleep = self.is_on_standby = False
             if not self._turn.acquire(False):
-                if self._is_relieved:
-                    self.rouse()  # whoever has it is not to wait any longer
+                if on_standby or self._is_relieved:
+                    self.rouse()  # whoever has it, and may wait for the socket, is not to wait any longer
                 self._turn.acquire()
         has_socket = False
         for descriptor, _events in ready:

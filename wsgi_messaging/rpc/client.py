@@ -167,6 +167,7 @@ class RPCClient:
             problem = connections.failure(PUBLISH)
             if problem is not None:
                 entry.abandoned = True
+                problem.maybe_sent = entry.maybe_sent  # looked at behind that, as the connection's thread does
                 raise problem
             done.wait(min(_RETRY_EVERY, max(0.0, entry.deadline - native.monotonic())))
 
@@ -202,14 +203,17 @@ class RPCClient:
         replies = replies_of(connections)
         replies.ready(deadline, self.retry != 0)
         call = _Call(self, connections, replies, route, deadline)
-        keys = envelope.call_keys(
-            call.msg_id,
-            replies.queue,
-            self.call_monitor_timeout,
-            native.wall_clock() + deadline - native.monotonic(),
-        )
-        body = self._encoded(ctxt, method, kwargs, call.msg_id, trace, keys)
-        result = call.carry_out(body, envelope.header(max(0, int((deadline - start) * 1000))))
+        try:
+            keys = envelope.call_keys(
+                call.msg_id,
+                replies.queue,  # from here on the call is told when another one takes its place
+                self.call_monitor_timeout,
+                native.wall_clock() + deadline - native.monotonic(),
+            )
+            body = self._encoded(ctxt, method, kwargs, call.msg_id, trace, keys)
+            result = call.carry_out(body, envelope.header(max(0, int((deadline - start) * 1000))))
+        finally:
+            replies.forget(call.msg_id)
         return result if self._serializer is None else self._serializer.deserialize_entity(ctxt, result)
 
     def _encoded(
@@ -245,7 +249,7 @@ class RPCClient:
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("_client", "_connections", "_deadline", "_replies", "_route", "msg_id")
+    __slots__ = ("_client", "_connections", "_deadline", "_inbox", "_replies", "_route", "msg_id")
 
     def __init__(
         self,
@@ -261,24 +265,21 @@ class _Call:
         self._route = route
         self._deadline = deadline
         self.msg_id = new_id()
+        self._inbox = replies.expect(self.msg_id)
 
     def carry_out(self, body: bytes, header: bytes) -> Any:
         """Send the request and give the result. Raises: as `RPCClient.call`."""
-        inbox = self._replies.expect(self.msg_id)
-        route, was_under_way = self._route, False
-        try:
-            while True:
-                try:
-                    return self._await(inbox, self._send(inbox, route, header, body))
-                except (Rejected, Unroutable) as exc:
-                    if exc.reply_code not in (_NOT_FOUND, _NO_ROUTE):
-                        raise
-                    was_under_way = was_under_way or exc.maybe_sent
-                    if was_under_way:
-                        self._pause(inbox, exc)
-                    route = self._next_route(route, exc, was_under_way)
-        finally:
-            self._replies.forget(self.msg_id)
+        inbox, route, was_under_way = self._inbox, self._route, False
+        while True:
+            try:
+                return self._await(inbox, self._send(inbox, route, header, body))
+            except (Rejected, Unroutable) as exc:
+                if exc.reply_code not in (_NOT_FOUND, _NO_ROUTE):
+                    raise
+                was_under_way = was_under_way or exc.maybe_sent
+                if was_under_way:
+                    self._pause(inbox, exc)
+                route = self._next_route(route, exc, was_under_way)
 
     def _next_route(self, route: tuple[str, str], error: MessagingError, was_under_way: bool) -> tuple[str, str]:
         """Where to send the request that nobody took. Raises: the error, when nobody will.
@@ -366,6 +367,8 @@ class _Call:
                 raise self._timeout(entry)
             problem = self._connections.failure(PUBLISH) if is_hasty and not entry.maybe_sent else None
             if problem is not None:
+                entry.abandoned = True
+                problem.maybe_sent = entry.maybe_sent
                 raise problem
 
     def _timeout(self, entry: Outgoing) -> MessagingError:

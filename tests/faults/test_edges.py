@@ -1,0 +1,180 @@
+"""Moments that are rare and must not be the last: no descriptor left, a consumer accepted and lost in one, an end while
+callbacks go on, an answer that never comes to somebody else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from kombu import Connection, Exchange, Queue
+
+from tests.faults.test_reconnect import status_of
+from tests.harness.secret import dev_broker
+from tests.harness.waiting import wait_until
+from wsgi_messaging import ConfirmTimeout, Transport, Unavailable, Unroutable
+from wsgi_messaging.connection.loop import Loop
+from wsgi_messaging.connection.state import State
+from wsgi_messaging.devbroker import DevBroker
+from wsgi_messaging.devbroker.channels import Channel
+
+
+@pytest.fixture
+def broker() -> Iterator[DevBroker]:
+    with dev_broker() as made:
+        yield made
+
+
+@pytest.fixture
+def transport(broker: DevBroker) -> Iterator[Transport]:
+    with Transport(broker.url, name="edges") as made:
+        yield made
+
+
+Frame = Callable[[Channel, int, str, Any, Any], None]
+
+
+def threads(part: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if part in thread.name]
+
+
+def test_without_a_descriptor_left_it_is_tried_again(transport: Transport) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 8, hard))
+    try:
+        with pytest.raises(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(Unavailable, match="Too many open files"):
+            transport.publish("x", "q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+    transport.publish("x", "q", mandatory=False)
+    assert transport.close(5.0)
+
+
+def test_a_consumer_that_is_accepted_and_lost_in_one_comes_back(
+    broker: DevBroker, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends right behind consume-ok, before who waits for that has run."""
+    original: Frame = Channel.frame
+    accepted: list[int] = []
+
+    def frame(self: Channel, kind: int, name: str, arguments: Any, payload: Any) -> None:
+        original(self, kind, name, arguments, payload)
+        if name == "basic.consume" and not accepted:
+            accepted.append(1)
+            [session] = [each for each in broker._server.sessions() if self in each._channels.values()]
+            session.end(session.now)
+            session.close(320, "shutdown")
+
+    transport.declare(Queue("q"))
+    monkeypatch.setattr(Channel, "frame", frame)
+    for _ in range(5):  # which of the two comes first is chance
+        accepted.clear()
+        came = threading.Event()
+        consumer = transport.consume("q", lambda _delivery, came=came: came.set())  # type: ignore[misc]
+        transport.publish("x", "q", timeout=10.0)
+        assert came.wait(10.0), "a consumer that nobody told of its end"
+        consumer.cancel()
+
+
+def test_what_a_callback_opens_while_the_transport_closes_is_closed_too(broker: DevBroker) -> None:
+    with Transport(broker.url) as feeder:
+        feeder.declare(Queue("q")), feeder.declare(Queue("out"))
+        feeder.publish("x", "q")
+    transport = Transport(broker.url, name="victim")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def callback(_delivery: object) -> None:
+        begun.set(), go_on.wait(5.0)
+        transport.publish("result", "out")  # the first message of this process
+
+    transport.consume("q", callback)
+    assert begun.wait(5.0)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(transport.close, 5.0)
+        wait_until(lambda: not any(each.consumers for each in broker.connections()), what="the end of the consumer")
+        go_on.set()
+        assert closing.result(10.0)
+    assert not [each for each in broker.connections() if "victim" in each.name]
+    assert not threads("wsgi-messaging-publish")
+
+
+def test_a_consumer_that_is_made_while_the_transport_closes_ends_too(broker: DevBroker) -> None:
+    transport = Transport(broker.url)
+    transport.declare(Queue("q")), transport.declare(Queue("late"))
+    transport.publish("x", "q")
+    begun, go_on = threading.Event(), threading.Event()
+    transport.consume("q", lambda _delivery: (begun.set(), go_on.wait(5.0)))
+    assert begun.wait(5.0)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(transport.close, 5.0)
+        wait_until(lambda: not any(each.consumers for each in broker.connections()), what="the end of the consumer")
+        late = transport.consume("late", lambda _delivery: None)
+        go_on.set()
+        assert closing.result(10.0)
+    wait_until(lambda: not threads("consumer"), what="its thread's end")
+    assert not late.is_active
+
+
+def test_a_declaration_that_hangs_is_given_up_in_time_for_the_next(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Frame = Channel.frame
+
+    def frame(self: Channel, kind: int, name: str, arguments: Any, payload: Any) -> None:
+        if name != "queue.declare" or arguments[1] != "hangs":
+            original(self, kind, name, arguments, payload)
+
+    monkeypatch.setattr(Channel, "frame", frame)
+    transport.declare(Queue("first"))
+    with ThreadPoolExecutor(1) as pool:
+        hangs = pool.submit(transport.declare, Queue("hangs"), timeout=0.5)
+        wait_until(lambda: len(transport.connections().loops()[0].control), what="the declaration")
+        assert transport.declare(Queue("next"), timeout=4.0) == "next"
+        with pytest.raises(ConfirmTimeout):
+            hangs.result(5.0)
+
+
+def test_the_end_of_the_time_to_close_and_of_the_socket_in_one(
+    broker: DevBroker, transport: Transport, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pause = Loop._pause
+
+    def dropped(self: Loop, link: Any, now: float) -> bool:
+        if self.state is State.CLOSED:
+            broker._server.call(broker._server.drop_all)
+        return pause(self, link, now)
+
+    transport.publish("x", "q", mandatory=False)
+    monkeypatch.setattr(Loop, "_pause", dropped)
+    broker.pause()
+    assert transport.close(2.0)
+    assert not [record for record in caplog.records if "failed" in record.getMessage()]
+
+
+def test_a_twin_that_came_back_is_not_taken_for_the_one_that_is_in_a_queue(
+    broker: DevBroker, transport: Transport
+) -> None:
+    """Two messages that differ by their id alone, the first one's confirm is on its way; then the binding goes."""
+    exchange = Exchange("twins", "direct")
+    transport.declare(Queue("q", exchange, routing_key="key"))
+    transport.publish("warm", "key", "twins")
+    broker.hold_confirms()
+    first = transport.publish_soon("tick", "key", "twins")
+    wait_until(lambda: status_of(transport).in_flight == 1, what="the first one's way")
+    with Connection(broker.url) as other:
+        other.channel().queue_unbind("q", "twins", "key")
+    second = transport.publish_soon("tick", "key", "twins")
+    with pytest.raises(Unroutable):
+        second.wait()
+    broker.release_confirms()
+    first.wait()
