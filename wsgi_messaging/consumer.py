@@ -2,7 +2,8 @@
 
 Rules: no message can end a consumer. What cannot be decoded is rejected, which dead-letters it where the queue has
 a dead-letter exchange; a message on which the callback fails goes back to its queue, and the third time it is
-rejected, too. A stream takes nothing back: whatever would be rejected or requeued is acknowledged there.
+rejected, too. A stream takes nothing back: whatever would be rejected or requeued is acknowledged there. A thread
+that is ended from outside has another one take its place.
 
 Layer 3.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -38,6 +40,13 @@ _OFFSET = b"\x0fx-stream-offsetl"
 
 _working_for: ContextVar[Consumer | None] = ContextVar("wsgi_messaging_working_for", default=None)
 """The consumer whose thread, or greenlet, this is."""
+
+
+def is_exit(error: BaseException) -> bool:
+    """True for what ends a thread or a greenlet on purpose, and is let through. Whatever else the application raises is
+    a failure of it: gevent.Timeout, eventlet.Timeout and asyncio.CancelledError, which are no `Exception`, too."""
+    killed = getattr(sys.modules.get("greenlet"), "GreenletExit", ())
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, killed))
 
 
 def _is_of_stream(inbound: Inbound) -> bool:
@@ -179,7 +188,7 @@ class Consumer:
         self._callback = callback
         self._threads = threads
         self._running = [None] * threads
-        self._workers: list[ApplicationThread] = []
+        self._workers: dict[int, ApplicationThread] = {}
         self._is_stopping = False
         self._stopped = Completion()
         self._loop: Loop | None = None
@@ -202,8 +211,7 @@ class Consumer:
         """Begin to take deliveries; the transport calls it."""
         self._loop = loop
         for number in range(self._threads):
-            name = f"wsgi-messaging-consumer-{self.queue}-{number}"
-            self._workers.append(start_application_thread(name, self._work))
+            self._start_one(number)
 
     def cancel(self, timeout: float = 5.0) -> bool:
         """End it: what is being handled is finished, what was only prefetched goes back to the queue.
@@ -223,21 +231,40 @@ class Consumer:
         loop.order(lambda now: loop.consumers.remove(subscription))
         self._on_end(self)
         if is_over:
-            for each in self._workers:
+            for each in list(self._workers.values()):
                 each.join(_ENDS_WITHIN)
         return is_over
 
-    def _work(self) -> None:
+    def _start_one(self, number: int) -> None:
+        name = f"wsgi-messaging-consumer-{self.queue}-{number}"
+        self._workers[number] = start_application_thread(name, partial(self._work, number))
+
+    def _work(self, number: int) -> None:
         _working_for.set(self)
         try:
             while not self._is_stopping:
                 delivered = self._mailbox.get(_IDLE)
                 if delivered is not None and delivered.generation == self._subscription.generation:
                     self._take(delivered)
-        finally:
-            self._running.pop()
-            if not self._running:
-                self._stopped.set()
+        except BaseException:
+            self._hand_on(number)
+            raise
+        self._leave()
+
+    def _hand_on(self, number: int) -> None:
+        """Have another thread take the place of this one, which is ended from outside."""
+        if not self._is_stopping and can_run_greenlets():
+            try:
+                self._start_one(number)
+                return
+            except RuntimeError as exc:
+                logger.error("%r: a thread ended, and none could be started in its place: %s", self, exc)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._running.pop()
+        if not self._running:
+            self._stopped.set()
 
     def _take(self, delivered: Delivered) -> None:
         loop = self._loop
@@ -252,8 +279,10 @@ class Consumer:
         self._subscription.begun_at[mark] = native.monotonic()
         try:
             self._callback(delivery)
-        except (Exception, SystemExit):  # noqa: BLE001  (no message can end a consumer)
+        except BaseException as exc:
             self._on_failure(delivery, delivered.inbound)
+            if is_exit(exc):
+                raise
         else:
             self._count(handled=1)
             if self._auto_ack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import itertools
@@ -68,6 +69,12 @@ UNSPEAKABLE: dict[str, Callable[[], Any]] = {
 """What a method may return and nobody can send."""
 
 
+DEPARTURES: dict[str, type[BaseException]] = {
+    each.__name__: each for each in (SystemExit, asyncio.CancelledError, KeyboardInterrupt)
+}
+"""What a method may raise that is no `Exception`."""
+
+
 def unspeakable_error(kind: str) -> Exception:
     """An exception that cannot be sent as it is."""
     if kind == "arguments":
@@ -126,8 +133,8 @@ class Endpoint:
     def fail(self, ctxt: dict[str, Any], kind: str) -> None:
         raise unspeakable_error(kind)
 
-    def exit(self, ctxt: dict[str, Any]) -> None:
-        raise SystemExit(3)
+    def leave(self, ctxt: dict[str, Any], kind: str) -> None:
+        raise DEPARTURES[kind]
 
     def _private(self, ctxt: dict[str, Any]) -> str:
         return "never"

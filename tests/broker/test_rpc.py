@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from kombu import entity
 
-from tests.broker.rpc_endpoints import EXCHANGE, RESULTS, UNSPEAKABLE, Endpoint, client_of, serving, took
+from tests.broker.rpc_endpoints import (
+    DEPARTURES,
+    EXCHANGE,
+    RESULTS,
+    UNSPEAKABLE,
+    Endpoint,
+    client_of,
+    serving,
+    took,
+)
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     ConfigurationError,
@@ -122,11 +131,19 @@ def test_an_exception_that_cannot_be_sent_is_a_failure_at_once(client: RPCClient
     assert seconds < 2
 
 
-def test_a_method_that_exits_ends_its_call_and_not_the_server(client: RPCClient, server: RPCServer) -> None:
-    with pytest.raises(RemoteError) as caught:
-        client.call({}, "exit")
-    assert caught.value.exc_type == "SystemExit"
-    assert client.call({}, "add", a=1, b=1) == 2
+@pytest.mark.parametrize("kind", DEPARTURES)
+def test_a_method_that_exits_ends_its_call_and_not_the_server(
+    transport: Transport, other: Transport, unique: Name, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its one worker goes on, or another one takes its place."""
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
+    with serving(transport, unique, Endpoint(), pool_size=1) as running:
+        client = client_of(other, running)
+        with pytest.raises(RemoteError) as caught:
+            client.call({}, "leave", kind=kind)
+        assert caught.value.exc_type == kind
+        assert client.call({}, "add", a=1, b=1) == 2
+        assert (running.status().failed, running.status().workers) == (1, 1)
 
 
 @pytest.mark.parametrize(

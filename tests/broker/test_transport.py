@@ -5,6 +5,7 @@ What is on the broker is read with py-amqp, not with the code under test.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -615,10 +616,12 @@ def test_settling_from_another_thread(transport: Transport, witness: Any, queue:
     wait_until(lambda: consumer.handled == 2, 5.0, "the next delivery")
 
 
-@pytest.mark.parametrize("exception", [RuntimeError, SystemExit])
+@pytest.mark.parametrize("exception", [RuntimeError, SystemExit, asyncio.CancelledError, KeyboardInterrupt])
 def test_a_message_on_which_the_callback_fails_is_rejected_the_third_time(
-    transport: Transport, witness: Any, unique: Name, exception: type[BaseException]
+    transport: Transport, witness: Any, unique: Name, exception: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever it raises; what ends its thread has another one begin."""
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
     work, dead = dead_lettering(witness, unique)
     tries: list[str] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -16,8 +17,9 @@ from kombu import Queue
 from tests.green.hubs import Hub
 from tests.green.program import Case
 from tests.green.scenarios import Kept, listen
-from wsgi_messaging import Closed, Message, MessagingError, Settings, Transport
+from wsgi_messaging import Closed, Message, MessagingError, RemoteError, Settings, Transport
 from wsgi_messaging.connection.pending import Outgoing
+from wsgi_messaging.rpc import RPCClient, RPCServer, Target
 from wsgi_messaging.runtime import native
 from wsgi_messaging.runtime.waiting import Completion
 
@@ -243,6 +245,60 @@ def killed_at_first_use(case: Case) -> Report:
         slowest = max(slowest, native.monotonic() - began_at)
         transport.close()
     return {"errors": errors, "slowest": slowest, "left": settled(case)}
+
+
+def ended(case: Case) -> Report:
+    """Callbacks and methods raise the library's Timeout and GreenletExit; then who waits for the next is killed."""
+    from greenlet import GreenletExit, getcurrent
+
+    logging.disable()
+    library: Any = importlib.import_module(case.hub.name)
+    workers: dict[str, Any] = {}
+    causes = {b"timeout": library.Timeout, b"exit": GreenletExit}
+
+    class Endpoint:
+        def end(self, ctxt: Any, cause: str) -> None:
+            raise causes[cause.encode()]
+
+        def serve(self, ctxt: Any) -> str:
+            workers["server"] = getcurrent()
+            return "served"
+
+    def callback(delivery: Any) -> None:
+        workers["consumer"] = getcurrent()
+        if delivery.body in causes:
+            raise causes[delivery.body]
+
+    def handled(times: int) -> bool:
+        case.transport.publish("handled", case.queue)
+        _until(case.hub, lambda: consumer.handled == times, 5.0)
+        return consumer.handled == times
+
+    def said(method: str, **arguments: str) -> str:
+        try:
+            return str(client.call({}, method, **arguments))
+        except MessagingError as exc:
+            return exc.exc_type if isinstance(exc, RemoteError) else repr(exc)
+
+    consumer = case.transport.consume(case.queue, callback, tries=2)
+    server = RPCServer(case.transport, Target(topic=case.queue + "-rpc", server="s"), [Endpoint()], pool_size=1)
+    server.start()
+    client = RPCClient(case.transport, Target(topic=case.queue + "-rpc"), timeout=5.0)
+    for body in causes:
+        case.transport.publish(body, case.queue)
+    report = {"handled": [handled(1)], "calls": [said("end", cause=cause.decode()) for cause in causes]}
+    report["calls"].append(said("serve"))
+    for worker in workers.values():
+        library.kill(worker)
+    case.hub.sleep(0.05)
+    report["handled"].append(handled(2))
+    report["calls"].append(said("serve"))
+    return {
+        **report,
+        "failed": consumer.failed,
+        "workers": server.status().workers,
+        "ended": [consumer.cancel(), server.stop(), case.transport.close()],
+    }
 
 
 def at_exit(case: Case) -> Report:

@@ -110,6 +110,15 @@ def test_killed_in_mid_wait(library: str, start: Starter, proxy: FaultProxy) -> 
     assert report["consumers"] == 0, "a consumer whose call was killed is not left behind"
 
 
+def test_no_timeout_and_no_kill_ends_a_consumer_or_a_server(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
+    """The one is a failure of the callback or the method; where the other ends a greenlet, another takes its place."""
+    report = start("ended", library, rabbitmq.url, module="mixing").report()
+    assert report["handled"] == [True, True]
+    assert report["calls"] == ["Timeout", "GreenletExit", "served", "served"]
+    assert (report["failed"], report["workers"]) == (4, 1)
+    assert report["ended"] == [True, True, True]
+
+
 def test_killed_in_the_first_use(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
     report = start("killed_at_first_use", library, rabbitmq.url, module="mixing").report()
     assert report["errors"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -67,6 +68,9 @@ def enveloped(inner: Any, version: str = "2.0") -> dict[str, Any]:
     return {"oslo.version": version, "oslo.message": inner if isinstance(inner, str) else json.dumps(inner)}
 
 
+UNWILLING = [NotificationResult.REQUEUE, ValueError("no"), SystemExit(), asyncio.CancelledError()]
+"""What a method may return or raise that does not handle its notification."""
+
 GOOD = {"priority": "INFO", "payload": "good", "event_type": "e", "publisher_id": "p"}
 
 
@@ -121,7 +125,7 @@ def test_what_nobody_wants_is_acknowledged_and_counted(transport: MemoryTranspor
     assert (listener.status().ignored, listener.status().handled) == (2, 2)
 
 
-@pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no"), SystemExit()])
+@pytest.mark.parametrize("result", UNWILLING)
 def test_requeue_brings_it_again(transport: MemoryTransport, result: Any) -> None:
     endpoint = Endpoint("info", result=result)
     with listening(transport, endpoint, allow_requeue=True, pool_size=1) as listener:
@@ -133,7 +137,7 @@ def test_requeue_brings_it_again(transport: MemoryTransport, result: Any) -> Non
     assert (listener.status().handled, listener.status().duplicates) == (1, 0)
 
 
-@pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no"), SystemExit()])
+@pytest.mark.parametrize("result", UNWILLING)
 def test_without_allow_requeue_it_is_acknowledged(transport: MemoryTransport, result: Any) -> None:
     endpoint = Endpoint("info", result=result)
     with listening(transport, endpoint) as listener:

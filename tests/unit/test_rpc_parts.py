@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from tests.harness.waiting import wait_until
 from wsgi_messaging.connection.consuming import Delivered
 from wsgi_messaging.connection.topology import Declaration, bind_queue
+from wsgi_messaging.consumer import is_exit
 from wsgi_messaging.errors import ConfigurationError, DeclarationRefused
 from wsgi_messaging.oslo.envelope import Request
 from wsgi_messaging.rpc import (
@@ -22,6 +25,7 @@ from wsgi_messaging.rpc import (
     Target,
     UnsupportedVersion,
     deadline,
+    executor,
     expected_exceptions,
     remaining_time,
     wire,
@@ -282,6 +286,99 @@ def test_a_worker_reads_for_itself_while_nothing_is_executed() -> None:
     assert not any(read)
     pool.stop()
     assert pool.wait(5)
+
+
+class Killed(BaseException):
+    """What gevent.Timeout and GreenletExit are to what they end."""
+
+
+def test_what_ends_a_thread_on_purpose_and_what_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without greenlet, and with it: nothing imports it."""
+    monkeypatch.delitem(sys.modules, "greenlet", raising=False)
+    assert is_exit(KeyboardInterrupt()) and is_exit(GeneratorExit())
+    assert not any(is_exit(each()) for each in (ValueError, SystemExit, asyncio.CancelledError, Killed))
+    assert "greenlet" not in sys.modules
+    monkeypatch.setitem(sys.modules, "greenlet", SimpleNamespace(GreenletExit=Killed, getcurrent=lambda: None))
+    assert is_exit(Killed()) and is_exit(KeyboardInterrupt()) and not is_exit(asyncio.CancelledError())
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, KeyboardInterrupt])
+def test_no_request_ends_the_pool(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a thread is let through, and another worker is there before that one is gone."""
+    ended: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda about: ended.append(about.exc_type))
+    executed: list[object] = []
+
+    def execute(delivered: Delivered, _received_at: float) -> None:
+        executed.append(delivered)
+        if len(executed) < 3:
+            raise error
+
+    pool = Pool("pool", 1, execute, lambda _delivered: None)
+    pool.start()
+    delivered: Any = object()
+    for _ in range(3):
+        pool.put(delivered)
+    wait_until(lambda: len(executed) == 3 and not pool.busy, 5.0, "all three")
+    assert pool.workers == 1
+    pool.stop()
+    assert pool.wait(5)
+    assert pool.workers == 0
+    wait_until(lambda: ended == ([error, error] if is_exit(error()) else []), 5.0, "what was let through")
+
+
+def test_a_worker_that_is_ended_while_it_waits_is_not_counted_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the one that takes its place starts no second one beside it."""
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
+    go_on, executing = threading.Event(), threading.Semaphore(0)
+
+    class Reading:
+        def acquire(self, _blocking: bool, _timeout: float) -> bool:
+            if len(read) < 2:
+                read.append(1)
+                raise Killed
+            return False
+
+        def release(self) -> None: ...
+
+    def execute(_delivered: Delivered, _received_at: float) -> None:
+        executing.release()
+        assert go_on.wait(5)
+
+    read: list[int] = []
+    pool = Pool("pool", 2, execute, lambda _delivered: None, Reading)
+    pool.start()
+    wait_until(lambda: len(read) == 2 and not pool.busy, 5.0, "the one that took the place of two")
+    delivered: Any = object()
+    for _ in range(2):
+        pool.put(delivered)
+    for number in range(2):
+        assert executing.acquire(timeout=5), number
+    go_on.set()
+    pool.stop()
+    assert pool.wait(5)
+
+
+def test_a_worker_that_is_ended_while_the_pool_stops_has_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
+    go_on, executing = threading.Event(), threading.Event()
+
+    def execute(_delivered: Delivered, _received_at: float) -> None:
+        executing.set()
+        assert go_on.wait(5)
+        raise KeyboardInterrupt
+
+    pool = Pool("pool", 1, execute, lambda _delivered: None)
+    pool.start()
+    delivered: Any = object()
+    pool.put(delivered)
+    assert executing.wait(5)
+    pool.stop()
+    started: list[str] = []
+    monkeypatch.setattr(executor, "start_application_thread", lambda name, _run: started.append(name))
+    go_on.set()
+    assert pool.wait(5)
+    assert (pool.workers, started) == (0, [])
 
 
 @pytest.mark.parametrize("is_own_thread", [True, False])

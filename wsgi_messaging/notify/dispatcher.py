@@ -1,9 +1,9 @@
 """From a notification to the endpoints' methods: by priority, filtered, in the endpoints' order.
 
-Nothing that an endpoint does raises out of here: an exception is a wish to have the message again, as in
-oslo.messaging.
+Nothing that an endpoint does raises out of here, but for what ends its thread on purpose: an exception is a wish to
+have the message again, as in oslo.messaging.
 
-Layer 4: imports rpc.serializer.
+Layer 4: imports consumer, rpc.serializer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from ..consumer import is_exit
 from ..rpc.serializer import NoOpSerializer, Serializer
 from .filter import NotificationFilter
 from .notification import PRIORITIES, Notification
@@ -123,9 +124,11 @@ class Dispatcher:
             with around:
                 result = method(*arguments)
             return bool(result != NotificationResult.REQUEUE)
-        except (Exception, SystemExit):  # noqa: BLE001  (no endpoint can end a listener)
+        except BaseException as exc:
             self._tally.failed += 1
             logger.exception("a notification endpoint failed")
+            if is_exit(exc):
+                raise
             return False
 
 

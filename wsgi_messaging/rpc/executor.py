@@ -1,9 +1,10 @@
 """The threads that execute requests, or greenlets in a patched process: as many as are needed, up to a bound.
 
 The connection's thread cannot start a greenlet, so the workers do it: one that takes up work while nobody is left
-waiting starts another first. Each one that was idle for a while ends, but for the last.
+waiting starts another first. Each one that was idle for a while ends, but for the last. Where one is ended from
+outside, another takes its place.
 
-Layer 4: imports runtime and our errors.
+Layer 4: imports runtime, consumer and our errors.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import logging
 from collections.abc import Callable
 
 from ..connection.consuming import Delivered
+from ..consumer import is_exit
 from ..errors import ConfigurationError
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, Waker, start_application_thread
+from ..runtime.waiting import Completion, Mailbox, Waker, can_run_greenlets, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 
@@ -86,7 +88,7 @@ class Pool:
         """Have the first worker."""
         with self._lock:
             self._workers = 1
-        self._start_one()
+        self._start_further()
 
     def stop(self) -> None:
         """Begin no more, give back what waits; what is being executed goes on. Returns at once."""
@@ -104,8 +106,11 @@ class Pool:
         return self._over.wait(timeout)
 
     def _start_one(self) -> None:
+        start_application_thread(f"wsgi-messaging-rpc-{self._name}", self._work)
+
+    def _start_further(self) -> None:
         try:
-            start_application_thread(f"wsgi-messaging-rpc-{self._name}", self._work)
+            self._start_one()
         except RuntimeError as exc:  # the system gives no more threads: those that there are have to do
             logger.warning("%s: no further worker could be started: %s", self._name, exc)
             self._leave()
@@ -122,14 +127,24 @@ class Pool:
         try:
             while self._take_up():
                 pass
-        finally:
-            self._leave()
+        except BaseException:
+            if self._is_stopping or not can_run_greenlets():
+                self._leave()
+            else:  # it is ended from outside, and counted until another one has its place
+                self._start_further()
+            raise
+        self._leave()
 
     def _take_up(self) -> bool:
         """Wait for a delivery and execute it; False when this worker is to end."""
         with self._lock:
             self._idle += 1
-        item = self._mailbox.get(IDLE_FOR, self._reading() if self._reading and not self.busy else None)
+        try:
+            item = self._mailbox.get(IDLE_FOR, self._reading() if self._reading and not self.busy else None)
+        except BaseException:
+            with self._lock:
+                self._idle -= 1
+            raise
         # Critical section: count who is left waiting.
         with self._lock:
             self._idle -= 1
@@ -138,12 +153,14 @@ class Pool:
             is_needed = item is not None and not self._idle and self._workers < self._size and not is_stopping
             self._workers += is_needed
         if is_needed:
-            self._start_one()
+            self._start_further()
         if item is not None and is_stopping:
             self._give_back(item[0])
         elif item is not None:
             try:
                 self._execute(*item)
-            except (Exception, SystemExit):
+            except BaseException as exc:
+                if is_exit(exc):
+                    raise
                 logger.exception("%s: a request could not be handled", self._name)
         return not (is_stopping or is_superfluous)

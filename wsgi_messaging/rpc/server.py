@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from ..connection.consuming import Delivered
 from ..connections import Connections
+from ..consumer import is_exit
 from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError
 from ..oslo import envelope
 from ..oslo.envelope import Request
@@ -233,7 +234,7 @@ class RPCServer:
         except RPCDispatcherError as exc:
             logger.info("%r: %s", self, exc)
             error = exc
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             logger.exception("%r: %.100r failed", self, request.method)
             error = exc
         finally:
@@ -248,6 +249,8 @@ class RPCServer:
             running.replier.reply(request, result, until, done)
         else:
             running.replier.fail(request, error, until, done)
+        if error is not None and is_exit(error):
+            raise error
 
     def _execute(self, request: Request) -> Any:
         instrument = self.transport.instrument
