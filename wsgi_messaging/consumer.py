@@ -216,11 +216,12 @@ class Consumer:
     def cancel(self, timeout: float = 5.0) -> bool:
         """End it: what is being handled is finished, what was only prefetched goes back to the queue.
 
-        Blocks: up to `timeout`; False when a callback is still running then. In a callback of its own it does not
-        wait for that one.
+        Blocks: up to `timeout`; False when a callback is still running then, and its message goes back, too. In a
+        callback of its own it waits for none, and gives back none that is being handled.
         """
         loop, subscription = self._loop, self._subscription
-        if _working_for.get() is self or not can_run_greenlets():
+        is_own = _working_for.get() is self
+        if is_own or not can_run_greenlets():
             timeout = 0.0
         if loop is None or self._is_stopping:
             return self._stopped.wait(timeout)
@@ -228,12 +229,18 @@ class Consumer:
         loop.order(lambda now: loop.consumers.stop(subscription))
         self._mailbox.close()
         is_over = self._stopped.wait(timeout)
-        loop.order(lambda now: loop.consumers.remove(subscription))
-        self._on_end(self)
         if is_over:
             for each in list(self._workers.values()):
                 each.join(_ENDS_WITHIN)
+        elif not is_own:
+            self._remove(loop)
         return is_over
+
+    def _remove(self, loop: Loop) -> None:
+        """Give back what is not settled."""
+        subscription = self._subscription
+        loop.order(lambda now: loop.consumers.remove(subscription))
+        self._on_end(self)
 
     def _start_one(self, number: int) -> None:
         name = f"wsgi-messaging-consumer-{self.queue}-{number}"
@@ -262,9 +269,16 @@ class Consumer:
         self._leave()
 
     def _leave(self) -> None:
+        """The last thread gives back what was only prefetched: by then each has acknowledged what it handled."""
         self._running.pop()
-        if not self._running:
-            self._stopped.set()
+        loop, subscription = self._loop, self._subscription
+        if self._running or loop is None:
+            return
+        if not self._is_stopping:  # none could be started in its place: what comes is for others
+            self._is_stopping = True
+            loop.order(lambda now: loop.consumers.stop(subscription))
+        self._remove(loop)
+        self._stopped.set()
 
     def _take(self, delivered: Delivered) -> None:
         loop = self._loop

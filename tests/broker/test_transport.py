@@ -37,6 +37,7 @@ from wsgi_messaging import (
     Transport,
     Unroutable,
 )
+from wsgi_messaging import consumer as consumer_module
 from wsgi_messaging.connection import frames
 
 Name = Callable[[str], str]
@@ -812,6 +813,50 @@ def test_cancel_in_the_callback(transport: Transport, queue: str) -> None:
     wait_until(lambda: took and not consumers[0].is_active, 5.0, "the end of the consumer")
     assert took[0] < 1.0
     assert len(took) == 1
+
+
+def test_what_cancels_its_consumer_is_handled_and_does_not_come_again(
+    transport: Transport, witness: Any, queue: str
+) -> None:
+    """Nor does what another thread of it handles meanwhile; what was only prefetched goes back."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def work(delivery: Delivery) -> None:
+        if delivery.body == b"slow":
+            began.set()
+            go_on.wait(10.0)
+        elif began.wait(10.0):
+            assert not consumers[0].cancel()
+
+    consumers = [transport.consume(queue, work, prefetch=3, threads=2)]
+    for body in ("slow", "last", "next"):
+        transport.publish(body, queue)
+    wait_until(lambda: consumers[0].handled == 1 and not consumers[0].is_active, 5.0, "the one that cancels")
+    assert status_of(transport, "consume").consumers == 1, "a message is still being handled"
+    go_on.set()
+    assert consumers[0].cancel(5.0)
+    assert consumers[0].handled == 2
+    wait_until(lambda: status_of(transport, "consume").consumers == 0, 5.0, "the end of the consumer")
+    wait_until(lambda: depth(witness, queue) == 1, 5.0, "the one that was only prefetched")
+    assert texts(witness, queue) == ["next"]
+
+
+def test_a_consumer_that_is_left_without_a_thread_ends_and_leaves_its_messages_to_others(
+    transport: Transport, witness: Any, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_none(_name: str, _run: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def work(_delivery: Delivery) -> None:
+        monkeypatch.setattr(consumer_module, "start_application_thread", start_none)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
+    consumer = transport.consume(queue, work)
+    transport.publish("1", queue)
+    wait_until(lambda: "stopped" in repr(consumer), 5.0, "the end of the consumer")
+    wait_until(lambda: depth(witness, queue) == 1, 5.0, "its message")
+    assert consumer.cancel()
 
 
 def test_publishing_in_the_callback(transport: Transport, witness: Any, queue: str, unique: Name) -> None:
