@@ -15,7 +15,7 @@ from tests.harness.waiting import wait_until
 from wsgi_messaging.connection.consuming import Delivered
 from wsgi_messaging.connection.topology import Declaration, bind_queue
 from wsgi_messaging.consumer import is_exit
-from wsgi_messaging.errors import ConfigurationError, DeclarationRefused
+from wsgi_messaging.errors import ConfigurationError, DeclarationRefused, Unavailable
 from wsgi_messaging.oslo.envelope import Request
 from wsgi_messaging.rpc import (
     ExpectedException,
@@ -252,6 +252,21 @@ def test_the_pool_has_as_many_workers_as_it_needs() -> None:
     go_on.set()
     assert pool.wait(5)
     assert pool.workers == 0
+
+
+def test_a_pool_that_gets_no_thread_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has nothing left to stop."""
+
+    def start_none(_name: str, _run: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(executor, "start_application_thread", start_none)
+    pool = Pool("pool", 1, lambda _delivered, _received_at: None, lambda _delivered: None)
+    with pytest.raises(Unavailable, match="can't start new thread"):
+        pool.start()
+    assert pool.workers == 0
+    pool.stop()
+    assert pool.wait(0.0)
 
 
 def test_a_worker_reads_for_itself_while_nothing_is_executed() -> None:

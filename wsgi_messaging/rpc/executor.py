@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..connection.consuming import Delivered
 from ..consumer import is_exit
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Unavailable
 from ..runtime import native
 from ..runtime.waiting import Completion, Mailbox, Waker, can_run_greenlets, start_application_thread
 
@@ -85,10 +85,14 @@ class Pool:
         self._mailbox.clear()
 
     def start(self) -> None:
-        """Have the first worker."""
+        """Have the first worker. Raises: `Unavailable` when the interpreter starts no thread now."""
         with self._lock:
             self._workers = 1
-        self._start_further()
+        try:
+            self._start_one()
+        except RuntimeError as exc:
+            self._leave()
+            raise Unavailable(f"no thread can be started: {exc}") from exc
 
     def stop(self) -> None:
         """Begin no more, give back what waits; what is being executed goes on. Returns at once."""
