@@ -30,6 +30,7 @@ from wsgi_messaging import (
     RemoteError,
     ReplyTimeout,
     Transport,
+    Unavailable,
     Unroutable,
 )
 from wsgi_messaging.lifetime import PUBLISH
@@ -44,6 +45,8 @@ from wsgi_messaging.rpc import (
     RPCVersionCapError,
     Target,
     deadline,
+    executor,
+    timer,
     wire,
 )
 from wsgi_messaging.rpc.replies import replies_of
@@ -551,6 +554,49 @@ def test_the_reply_queue_is_gone_after_a_clean_end(url: str, transport: Transpor
     assert closing.close()
     with pytest.raises(Unroutable):
         transport.publish(b"gone", queue)
+
+
+def leftovers(server: RPCServer) -> list[str]:
+    """Its threads, and those connections that still consume for it."""
+    names = [thread.name for thread in threading.enumerate() if f"-{server.target.topic}-" in thread.name]
+    threads = [name for name in names if name.startswith("wsgi-messaging-rpc-")]
+    return threads + [loop.name for loop in server.transport.connections().loops() if len(loop.consumers)]
+
+
+def test_a_start_that_fails_leaves_nothing_behind(transport: Transport, other: Transport, unique: Name) -> None:
+    with serving(other, unique, Endpoint()) as first:
+        topic = str(first.target.topic)
+    holding = other.consume(topic, print, exclusive=True)
+    second = RPCServer(transport, first.target(server="s2"), [Endpoint()])
+    with pytest.raises(DeclarationRefused, match="403"):
+        second.start()
+    wait_until(lambda: not leftovers(second), 5.0, "the end of its threads and its consumers")
+    with pytest.raises(Unroutable):
+        transport.publish(b"gone", second.fanout_queue)
+    assert holding.cancel()
+    second.start()
+    assert client_of(other, second).call({}, "add", a=1, b=1) == 2
+    assert second.stop()
+
+
+@pytest.mark.parametrize("short", [executor, timer])
+def test_a_start_for_which_there_is_no_thread_fails(
+    transport: Transport, unique: Name, short: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be a server without a worker, for ever; there may be a thread the next time."""
+
+    def start_none(_name: str, _run: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    target = Target(exchange=EXCHANGE, topic=unique("topic"), server="s")
+    server = RPCServer(transport, target, [Endpoint()])
+    with monkeypatch.context() as exhausted, pytest.raises(Unavailable, match="can't start new thread"):
+        exhausted.setattr(short, "start_application_thread", start_none)
+        server.start()
+    wait_until(lambda: not leftovers(server), 5.0, "the end of what was begun")
+    server.start()
+    assert client_of(transport, server).call({}, "add", a=1, b=1) == 2
+    assert server.stop()
 
 
 def test_a_flag_that_differs_is_named_with_what_to_set(transport: Transport, server: RPCServer) -> None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 from ..connection.consuming import Delivered
 from ..connections import Connections
 from ..consumer import is_exit
-from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError
+from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError, Unavailable
 from ..oslo import envelope
 from ..oslo.envelope import Request
 from ..runtime import deadlines, native
@@ -45,7 +45,7 @@ logger = logging.getLogger("wsgi_messaging.rpc")
 
 CLOCK_TOLERANCE = 1.0
 """Seconds by which a caller's clock may be behind ours before a fresh request of it looks expired."""
-TIMER_ENDS_WITHIN = 0.2
+TIMER_ENDS_WITHIN = IDLE_ENDS_WITHIN = 0.2
 REPLIES_WITHIN = 5.0
 """Seconds that the last replies get when `wait` had no end."""
 
@@ -131,7 +131,8 @@ class RPCServer:
 
         Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
         consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
-        otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`.
+        otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `Unavailable` when no thread can be started.
+        Nothing is left behind then.
         """
         if self._running is not None:
             return
@@ -147,8 +148,8 @@ class RPCServer:
         try:
             running.start(deadline)
         except BaseException:
-            running.stop(0.0)
             self._running = None
+            running.abandon(deadline)
             raise
         connections.enlist(self)
 
@@ -324,7 +325,10 @@ class _Running:
 
     def start(self, deadline: float) -> None:
         """Raises: `DeclarationRefused`, `ConnectTimeout`, ..."""
-        self.timer.start()
+        try:
+            self.timer.start()
+        except RuntimeError as exc:
+            raise Unavailable(f"no thread can be started: {exc}") from exc
         self.pool.start()
         for feed in self._feeds:
             feed.start()
@@ -352,11 +356,20 @@ class _Running:
     def stop(self, timeout: float) -> bool:
         """Take no more; False when something is still executed after `timeout`."""
         ends_at = native.monotonic() + timeout
+        self._take_no_more()
+        return self.pool.wait(timeout) and self.finish(max(0.1, ends_at - native.monotonic()))
+
+    def abandon(self, deadline: float) -> None:
+        """The start failed: leave nothing behind. Blocks: to the deadline, while something is executed already."""
+        self._take_no_more()
+        self.pool.wait(max(IDLE_ENDS_WITHIN, deadline - native.monotonic()))
+        self.finish(max(0.1, deadline - native.monotonic()))
+
+    def _take_no_more(self) -> None:
         self._bindings.stop()
         for feed in self._feeds:
             feed.stop()
         self.pool.stop()
-        return self.pool.wait(timeout) and self.finish(max(0.1, ends_at - native.monotonic()))
 
     def finish(self, timeout: float) -> bool:
         """Nothing is executed any more: see the replies through, and leave nothing behind. Blocks: up to `timeout`."""
