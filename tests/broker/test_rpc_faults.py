@@ -389,6 +389,34 @@ def test_a_killed_server_loses_at_most_what_it_was_executing(
         processes.stop(second)
 
 
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_late_request_whose_connection_broke_is_not_acknowledged_before_it_was_executed(
+    devbroker: DevBroker, unique: Name, is_finished: bool
+) -> None:
+    """The copy that the broker delivers to the same server is what keeps the request on the broker."""
+    endpoint, successor = Endpoint("one"), Endpoint("two")
+    with (
+        Transport(devbroker.url) as transport,
+        Transport(devbroker.url) as other,
+        serving(transport, unique, endpoint, ack="late") as first,
+    ):
+        client = client_of(other, first)
+        client.cast({}, "hold")
+        assert endpoint.running.acquire(timeout=5)
+        devbroker.drop_connections()
+        wait_until(lambda: first.status().duplicates == 1, what="the copy")
+        if is_finished:
+            endpoint.go_on.set()
+            wait_until(lambda: endpoint.executed == ["held"], what="its end")
+        transport.close(1.0)
+        successor.go_on.set()
+        with serving(other, unique, successor, topic=first.target.topic, server="two"):
+            assert client.call({}, "who") == "two"
+            assert successor.running.acquire(timeout=0.2 if is_finished else 5) is not is_finished
+        endpoint.go_on.set()
+    assert (first.status().executed, endpoint.executed) == (1, ["held"])
+
+
 def _answers(client: RPCClient) -> bool:
     try:
         return client.prepare(timeout=1).call({}, "oslo_rpc_server_ping") == "pong"

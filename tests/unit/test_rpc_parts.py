@@ -31,7 +31,7 @@ from wsgi_messaging.rpc import (
     wire,
 )
 from wsgi_messaging.rpc.bindings import Bindings
-from wsgi_messaging.rpc.duplicates import SeenIds
+from wsgi_messaging.rpc.duplicates import SeenIds, UnderWay
 from wsgi_messaging.rpc.executor import Pool
 from wsgi_messaging.rpc.flags import explained
 from wsgi_messaging.rpc.timer import Timer
@@ -171,6 +171,50 @@ def test_ids_are_remembered_up_to_a_number_and_an_age() -> None:
     assert seen.is_new("a", 11.0)
     assert not seen.is_new("d", 11.0)
     assert seen.is_new(None, 11.0) and seen.is_new(None, 11.0)
+
+
+def test_what_took_long_is_remembered_from_its_end_on() -> None:
+    seen = SeenIds(kept=2, kept_for=10)
+    assert seen.is_new("long", 0.0)
+    seen.renew("long", 9.0)
+    assert not seen.is_new("long", 18.0)
+    seen.renew("long", 30.0)
+    assert seen.is_new("b", 30.0) and seen.is_new("c", 30.0)
+    seen.renew("long", 30.0)
+    seen.renew(None, 30.0)
+    assert not seen.is_new("long", 30.0)
+    assert len(seen) == 2
+
+
+def delivered_by(subscription: Any) -> Delivered:
+    """A delivery that equals no other."""
+    inbound: Any = object()
+    return Delivered(subscription, subscription.generation, inbound)
+
+
+def test_a_request_under_way_is_acknowledged_with_all_its_deliveries() -> None:
+    """The client may have sent it twice; what came over a connection that is gone can be left out."""
+    subscription: Any = SimpleNamespace(generation=1)
+    first, second = (delivered_by(subscription) for _ in range(2))
+    under_way = UnderWay()
+    assert not under_way.joins("a", first)
+    assert under_way.joins("a", second)
+    assert not under_way.joins("b", first)
+    assert under_way.end("a", first) == [first, second]
+    assert under_way.end("a", first) == []
+    subscription.generation = 2
+    third = delivered_by(subscription)
+    assert under_way.joins("b", third)
+    assert under_way.end("b", first) == [third]
+    assert not under_way.joins("b", third), "it is over"
+
+
+def test_requests_without_an_id_are_not_taken_for_one_another() -> None:
+    subscription: Any = SimpleNamespace(generation=1)
+    deliveries = [delivered_by(subscription) for _ in range(2)]
+    under_way = UnderWay()
+    assert not any(under_way.joins(None, each) for each in deliveries)
+    assert [under_way.end(None, each) for each in deliveries] == [[each] for each in deliveries]
 
 
 # Flags

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from . import executor, wire
 from .access import RPCAccessPolicy
 from .bindings import Bindings
 from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError
-from .duplicates import SeenIds
+from .duplicates import SeenIds, UnderWay
 from .executor import Pool
 from .flags import QueueFlags, explained
 from .monitoring import begin_to_beat
@@ -202,6 +202,10 @@ class RPCServer:
             return
         if not self._is_late:
             wire.acknowledge(running.connections, delivered, is_alone=running.pool.is_alone())
+        elif running.under_way.joins(request.unique_id, delivered):
+            self._counts.duplicates += 1
+            return
+        done = partial(running.acknowledge, request.unique_id, delivered) if self._is_late else _nothing
         now = native.monotonic()
         until = _until(request, received_at, now)
         if not running.seen.is_new(request.unique_id, now):
@@ -209,10 +213,9 @@ class RPCServer:
         elif until is not None and until <= now:
             self._counts.expired += 1
         else:
-            self._carry_out(running, request, until, delivered)
+            self._carry_out(running, request, until, done)
             return
-        if self._is_late:
-            wire.acknowledge(running.connections, delivered)
+        done()
 
     def _decoded(self, delivered: Delivered) -> Request:
         inbound = delivered.inbound
@@ -221,9 +224,8 @@ class RPCServer:
         most = self.transport.settings.max_message_bytes
         return envelope.read_request(*envelope.opened(inbound.header, inbound.body, most))
 
-    def _carry_out(self, running: _Running, request: Request, until: float | None, delivered: Delivered) -> None:
-        """Execute it and reply."""
-        done = partial(wire.acknowledge, running.connections, delivered) if self._is_late else _nothing
+    def _carry_out(self, running: _Running, request: Request, until: float | None, done: Callable[[], None]) -> None:
+        """Execute it and reply; `done` is called behind that."""
         error: BaseException | None = None
         result = None
         beating = begin_to_beat(running.timer, running.replier, request)
@@ -276,7 +278,7 @@ def _until(request: Request, received_at: float, now: float) -> float | None:
 
 
 def _nothing() -> None:
-    """What is to be done behind a reply when its request is acknowledged already."""
+    """What is to be done behind a request that is acknowledged already."""
 
 
 def _check(target: Target, kind: str, pool_size: int, ack: str, prefetch: int | None) -> None:
@@ -299,6 +301,7 @@ class _Running:
         self.connections = connections
         name = f"{server.target.topic}-{self.pid}"
         self.seen = SeenIds()
+        self.under_way = UnderWay()
         self.timer = Timer(f"wsgi-messaging-rpc-timer-{name}")
         self.pool = Pool(
             name,
@@ -341,6 +344,12 @@ class _Running:
                 raise ConnectTimeout("the server's queues could not be consumed in time")
             changed.wait(min(0.05, max(0.0, deadline - native.monotonic())))
         self._bindings.watch(self.timer)
+
+    def acknowledge(self, unique_id: str | None, delivered: Delivered) -> None:
+        """Acknowledge a request behind its execution. Threads: any, the connections' own included."""
+        self.seen.renew(unique_id, native.monotonic())
+        for each in self.under_way.end(unique_id, delivered):
+            wire.acknowledge(self.connections, each)
 
     def _on_change(self) -> None:
         """A consumer was accepted: the first time, or again, and then what it was bound to may be gone."""
