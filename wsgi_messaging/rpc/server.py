@@ -1,7 +1,7 @@
 """The serving side: three queues of a topic, a pool that executes, replies that go out by themselves.
 
 Deliveries come over the consuming connection and wait, unacknowledged and bounded by `prefetch`, until a worker takes
-them up. `ack="early"`: acknowledged when execution begins, so a request is executed at most once and a killed server
+them up. `ack="early"`: acknowledged when execution begins, so this server executes a request at most once and, killed,
 loses what it was executing, nothing more. `ack="late"`: acknowledged when it was executed and its reply confirmed, so
 none is lost and one may be executed twice.
 
