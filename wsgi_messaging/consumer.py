@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -22,9 +21,16 @@ from .connection import codec, frames
 from .connection.consuming import Delivered, Subscription
 from .connection.frames import Inbound
 from .connection.loop import Loop
-from .errors import InvalidMessage
+from .errors import ConfigurationError, InvalidMessage
 from .runtime import native
-from .runtime.waiting import ApplicationThread, Completion, Mailbox, can_run_greenlets, start_application_thread
+from .runtime.waiting import (
+    ApplicationThread,
+    Completion,
+    Mailbox,
+    can_run_greenlets,
+    is_exit,
+    start_application_thread,
+)
 
 logger = logging.getLogger("wsgi_messaging.consumer")
 
@@ -42,11 +48,13 @@ _working_for: ContextVar[Consumer | None] = ContextVar("wsgi_messaging_working_f
 """The consumer whose thread, or greenlet, this is."""
 
 
-def is_exit(error: BaseException) -> bool:
-    """True for what ends a thread or a greenlet on purpose, and is let through. Whatever else the application raises is
-    a failure of it: gevent.Timeout, eventlet.Timeout and asyncio.CancelledError, which are no `Exception`, too."""
-    killed = getattr(sys.modules.get("greenlet"), "GreenletExit", ())
-    return isinstance(error, (KeyboardInterrupt, GeneratorExit, killed))
+def check_consumer(callback: object, threads: object, prefetch: object, tries: object) -> None:
+    """Raises: `ConfigurationError`, naming what no consumer can be made of."""
+    if not callable(callback):
+        raise ConfigurationError(f"callback: {callback!r:.60} cannot be called")
+    for name, value, least in (("threads", threads, 1), ("prefetch", prefetch, 0), ("tries", tries, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 65535:
+            raise ConfigurationError(f"{name}: {value!r} is not a number from {least} to 65535")
 
 
 def _is_of_stream(inbound: Inbound) -> bool:

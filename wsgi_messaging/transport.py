@@ -23,7 +23,7 @@ from .connection.pending import Outgoing
 from .connection.status import ConnectionStatus
 from .connection.topology import Declaration
 from .connections import Connections
-from .consumer import Callback, Consumer
+from .consumer import Callback, Consumer, check_consumer
 from .errors import (
     Closed,
     ConfigurationError,
@@ -302,10 +302,7 @@ class Transport:
         After fork: a consumer stays with the process that started it.
         """
         prefetch = self.settings.prefetch if prefetch is None else prefetch
-        for label, value, least in (("threads", threads, 1), ("prefetch", prefetch, 0), ("tries", tries, 1)):
-            _check_count(label, value, least)
-        if not callable(callback):
-            raise ConfigurationError(f"callback: {callback!r:.60} cannot be called")
+        check_consumer(callback, threads, prefetch, tries)
         connections = self.connections()
         name = queue if isinstance(queue, str) else self.declare(queue, timeout=timeout)
         subscribed = Completion()
@@ -382,11 +379,6 @@ class Transport:
 
     def _end_one_shot(self) -> None:
         self._process.take_out().close(self.settings.timeout)
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 65535:
-        raise ConfigurationError(f"{name}: {value!r} is not a number from {least} to 65535")
 
 
 def _checked_seconds(value: object) -> float:

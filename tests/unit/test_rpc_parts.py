@@ -14,7 +14,6 @@ import pytest
 from tests.harness.waiting import wait_until
 from wsgi_messaging.connection.consuming import Delivered
 from wsgi_messaging.connection.topology import Declaration, bind_queue
-from wsgi_messaging.consumer import is_exit
 from wsgi_messaging.errors import ConfigurationError, DeclarationRefused, Unavailable
 from wsgi_messaging.oslo.envelope import Request
 from wsgi_messaging.rpc import (
@@ -36,6 +35,7 @@ from wsgi_messaging.rpc.executor import Pool
 from wsgi_messaging.rpc.flags import explained
 from wsgi_messaging.rpc.timer import Timer
 from wsgi_messaging.rpc.versions import is_compatible
+from wsgi_messaging.runtime.waiting import is_exit
 
 # Targets and versions
 

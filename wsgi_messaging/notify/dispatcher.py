@@ -3,7 +3,7 @@
 Nothing that an endpoint does raises out of here, but for what ends its thread on purpose: an exception is a wish to
 have the message again, as in oslo.messaging.
 
-Layer 4: imports consumer, rpc.serializer.
+Layer 4: imports runtime.waiting, rpc.serializer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..consumer import is_exit
 from ..rpc.serializer import NoOpSerializer, Serializer
+from ..runtime.waiting import is_exit
 from .filter import NotificationFilter
 from .notification import PRIORITIES, Notification
 

@@ -42,8 +42,9 @@ _PREPARED = ("timeout", "version_cap", "retry", "call_monitor_timeout")
 class RPCClient:
     """Invokes methods of the servers of a topic, as oslo.messaging's client does and understood by its servers.
 
-    `retry` 0: nothing is repeated, and a broker that cannot be reached is an error at once; otherwise a request in
-    flight when a connection breaks is sent again under the same id, which our server executes once.
+    `retry` 0: nothing is sent again, and a broker that cannot be reached is an error at once; otherwise a request in
+    flight when a connection breaks is sent again under the same id, which a server of ours executes once; another
+    server of the topic may execute it, too.
     `call_monitor_timeout`: seconds without a sign of life of the server after which a call ends; for long calls.
     `confirm`: have the broker confirm the requests of calls too, whose reply is proof enough for most: for a topic of
     quorum queues, which may lose an unconfirmed one while they elect a leader.

@@ -4,7 +4,7 @@ The connection's thread cannot start a greenlet, so the workers do it: one that 
 waiting starts another first. Each one that was idle for a while ends, but for the last. Where one is ended from
 outside, another takes its place.
 
-Layer 4: imports runtime, consumer and our errors.
+Layer 4: imports runtime and our errors.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import logging
 from collections.abc import Callable
 
 from ..connection.consuming import Delivered
-from ..consumer import is_exit
 from ..errors import ConfigurationError, Unavailable
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, Waker, can_run_greenlets, start_application_thread
+from ..runtime.waiting import Completion, Mailbox, Waker, can_run_greenlets, is_exit, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 

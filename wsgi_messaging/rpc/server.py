@@ -21,12 +21,11 @@ from uuid import uuid4
 
 from ..connection.consuming import Delivered
 from ..connections import Connections
-from ..consumer import is_exit
 from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError, Unavailable
 from ..oslo import envelope
 from ..oslo.envelope import Request
 from ..runtime import deadlines, native
-from ..runtime.waiting import Completion
+from ..runtime.waiting import Completion, is_exit
 from ..transport import Transport
 from . import executor, wire
 from .access import RPCAccessPolicy

@@ -229,6 +229,13 @@ def _hub_waker(bridge: _Bridge, caller: Any) -> Waker | None:
     return None if caller in bridge.waiting else _HubWaker(bridge, caller)
 
 
+def is_exit(error: BaseException) -> bool:
+    """True for what ends a thread or a greenlet on purpose, and is let through. Whatever else the application raises is
+    a failure of it: gevent.Timeout, eventlet.Timeout and asyncio.CancelledError, which are no `Exception`, too."""
+    killed = getattr(sys.modules.get("greenlet"), "GreenletExit", ())
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, killed))
+
+
 class Completion:
     """Set once; then every wait, begun before or after, returns True at once.
 
