@@ -12,6 +12,7 @@ from wsgi_messaging.connection.pending import Outgoing
 from wsgi_messaging.connection.publishing import (
     NACK_PAUSES,
     RENEW_EVERY,
+    RETIRED_AT_MOST,
     TRIALS_AT_ONCE,
     TRIES_AFTER_NACKS,
     TRIES_AFTER_REFUSALS,
@@ -253,6 +254,14 @@ def test_a_trial_that_is_not_answered_holds_up_nobody_for_longer_than_its_own_ti
     desk.answer(ack(silent, 1), 3.0)
     assert desk.sent_methods() == [(silent, "channel.close")], "which is closed when it was answered for after all"
     assert not desk.publisher.is_busy
+
+
+def test_no_more_channels_are_left_to_what_is_in_flight_than_the_broker_allows(desk: Desk) -> None:
+    for number in range(RETIRED_AT_MOST + 1):
+        desk.publish("sick", "new", deadline=NOW + number + 1)
+        desk.advance(NOW + number + 1)
+    assert len(desk.publisher._retired) == RETIRED_AT_MOST
+    assert desk.publisher.due_at() == float("inf"), "nothing to do: a time that is over would make the loop spin"
 
 
 def test_who_gives_up_knows_whether_it_was_sent(desk: Desk) -> None:

@@ -112,7 +112,9 @@ class Publisher:
     def due_at(self) -> float:
         """When `advance` has something to do."""
         due_at = min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
-        return min(due_at, *(trial.gives_way_at() for trial in self._trials.values())) if self._trials else due_at
+        if self._trials and len(self._retired) < RETIRED_AT_MOST:
+            due_at = min(due_at, *(trial.gives_way_at() for trial in self._trials.values()))
+        return due_at
 
     def advance(self, now: float) -> bytes:
         """Do what is due: ask the broker about plain messages, try again what was refused, pass by who stays silent."""
