@@ -6,8 +6,10 @@ For most of them the line is then written, and the finding goes away: the remedy
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,6 +379,15 @@ GOOD = {
 def test_a_good_deployment_has_nothing_to_mend(doctor: Doctor, what: str) -> None:
     found = doctor(*GOOD[what], "--broker-version", "4.3.0")
     assert (found.status, found.grave) == (0, [])
+
+
+def test_the_files_that_the_documentation_has_for_gunicorn_have_nothing_to_mend(doctor: Doctor) -> None:
+    page = (hooks.find("hooks").parent / "docs" / "servers" / "gunicorn.rst").read_text()
+    blocks = re.findall(r"\.\. code-block:: python\n(?:   :.*\n)*\n((?:(?:   .*)?\n)+)", page)
+    samples = [textwrap.dedent(block) for block in blocks]
+    assert sum("chain(" in sample for sample in samples) == 2
+    for sample in samples:
+        assert doctor(GUNICORN, sample).findings == []
 
 
 def test_the_defines_of_the_command_line_count(doctor: Doctor) -> None:

@@ -125,7 +125,7 @@ def _is_chained(source: Source, name: str) -> bool:
 def _misspelt(source: Source, _facts: Facts) -> Iterator[Finding]:
     for name, bindings in source.bindings.items():
         last = bindings[-1]
-        if name in HOOKS or not last.is_function or last.arity is None or name.startswith("_"):
+        if name in HOOKS or name in source.read or not last.is_function or last.arity is None or name.startswith("_"):
             continue
         close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.85)
         if close:

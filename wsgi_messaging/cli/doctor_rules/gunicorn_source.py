@@ -57,6 +57,8 @@ class Source:
     """The first module imported that gevent's patch should have come before."""
     patched_at: int | None = None
     """Line of gevent's monkey.patch_all(), at the top level."""
+    read: set[str] = field(default_factory=set)
+    """Names that the file does something with: a function among them is called by whom it is given to."""
 
     def bind(self, name: str, binding: Binding) -> None:
         self.bindings.setdefault(name, []).append(binding)
@@ -64,9 +66,11 @@ class Source:
 
 def read(text: str) -> Source:
     """Raises: SyntaxError."""
-    reader = _Reader()
-    for statement in _flat(ast.parse(text).body):
+    reader, tree = _Reader(), ast.parse(text)
+    for statement in _flat(tree.body):
         reader.take(statement)
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    reader.source.read.update(node.id for node in names)
     return reader.source
 
 
