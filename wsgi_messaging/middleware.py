@@ -14,6 +14,7 @@ from types import GeneratorType
 from typing import Any, Protocol
 
 from .errors import ConfigurationError
+from .observe.options import checked_token
 from .runtime import deadlines, native
 from .servers import observe_first_request
 from .settings import Settings
@@ -76,6 +77,8 @@ class MessagingMiddleware:
         self._deadline_key = f"HTTP_{deadline_header.upper().replace('-', '_')}" if deadline_header else ""
         self._has_deadlines = deadline is not None or deadline_header is not None
         self._pages: dict[str, WsgiApplication] = {}
+        if status_token is not None:
+            checked_token(status_token)
         if status_path is not None:
             from .observe.page import StatusPage  # only where it was asked for
 

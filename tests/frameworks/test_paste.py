@@ -104,6 +104,7 @@ def test_an_ini_line_suffices(how: str, load: Callable[..., list[MessagingMiddle
         ("max_queued = 1.5", "^max_queued: '1.5' is not a whole number"),
         ("deadline = soon", "^deadline: 'soon' is not a number of seconds"),
         ("status_path = status", "^status_path: 'status'"),
+        ("health_path = /health/", "^health_path: '/health/'"),
     ],
 )
 def test_a_bad_option_is_named(

@@ -65,7 +65,7 @@ def test_the_middlewares_transport_comes_first(configurator: Any, memory_transpo
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"hartbeat": "7"}, r"^wsgi_messaging\.hartbeat: no such setting"),
+        ({"hartbeat": "7"}, r"^wsgi_messaging\.hartbeat: no such setting; .* url, .*, run_dir, transport$"),
         ({"heartbeat": "often"}, r"^wsgi_messaging\.heartbeat: 'often' is not a number"),
         ({"status_path": "/messaging"}, r"^wsgi_messaging\.status_path: give it to MessagingMiddleware"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.secret import PASSWORD, USER, dev_broker
 from tests.harness.waiting import wait_until
-from wsgi_messaging import MessagingMiddleware, Transport
+from wsgi_messaging import ConfigurationError, MessagingMiddleware, Transport
 from wsgi_messaging.connection import link
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.observe.health import _CAUSES, HealthEndpoints, _cause, liveness, readiness
@@ -100,7 +100,7 @@ def test_a_silent_connection_is_not_ready(make: Callable[..., Transport]) -> Non
 
 def test_the_endpoints(make: Callable[..., Transport]) -> None:
     transport = make(run_dir=None)
-    pages = HealthEndpoints(transport, "/health/")
+    pages = HealthEndpoints(transport, "/health")
     assert pages.paths == ("/health/livez", "/health/readyz")
     status, headers, body = ask(pages, "/health/livez")
     assert status == "200 OK" and json.loads(body) == {"status": "ok", "reasons": []}
@@ -111,6 +111,12 @@ def test_the_endpoints(make: Callable[..., Transport]) -> None:
     assert ask(pages, "/health/readyz", "HEAD")[2] == b""
     assert ask(pages, "/health/readyz", "POST")[0].startswith("405")
     assert ask(pages, "/health/else")[0].startswith("404")
+
+
+@pytest.mark.parametrize("path", ["health", "/health/", "/", 7])
+def test_a_path_that_no_request_has_is_refused(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^health_path: {path!r} does not begin with a slash, or ends with"):
+        MessagingMiddleware(lambda _environ, _start: [], Transport(), health_path=path)
 
 
 def test_the_endpoints_tell_strangers_no_host() -> None:

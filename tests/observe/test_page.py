@@ -6,10 +6,14 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
@@ -39,6 +43,28 @@ def is_shown(app: Any, **environ: Any) -> bool:
     assert (status == "200 OK") == (b"<table>" in body)
     assert status in ("200 OK", "403 Forbidden")
     return status == "200 OK"
+
+
+def no_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    return []
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The application behind a server; its URL."""
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -128,7 +154,7 @@ def test_a_token_in_the_address_moves_into_a_cookie(transport: Transport) -> Non
     status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "SCRIPT_NAME": "/shop"})
     assert (status, headers["Location"]) == ("303 See Other", "/shop/status")
     cookie, *attributes = headers["Set-Cookie"].split("; ")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/shop/status"} == set(attributes)
+    assert {"HttpOnly", "SameSite=Strict", "Path=/shop/status.json"} == set(attributes)
     assert is_shown(guarded, **REMOTE | {"HTTP_COOKIE": cookie})
     _status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "wsgi.url_scheme": "https"})
     assert headers["Set-Cookie"].endswith("; Secure")
@@ -136,11 +162,33 @@ def test_a_token_in_the_address_moves_into_a_cookie(transport: Transport) -> Non
 
 @pytest.mark.parametrize(
     ("path", "token", "named"),
-    [("status", None, "status_path"), ("/", None, "status_path"), ("/s", "short", "status_token")],
+    [
+        ("status", None, "^status_path: "),
+        ("/", None, "^status_path: "),
+        (7, None, "^status_path: 7 "),
+        ("/s", "fifteen letters", "^status_token: it must have at least 16 characters, all printable ASCII$"),
+        ("/s", "sixteen\tletters!", "^status_token: "),
+        ("/s", "sixteen l\u00e9tters!", "^status_token: "),
+        ("/s", 1234567890123456, "^status_token: "),
+        (None, "short", "^status_token: "),
+    ],
 )
-def test_bad_settings_are_named(transport: Transport, path: str, token: str | None, named: str) -> None:
+def test_bad_settings_are_named(transport: Transport, path: Any, token: Any, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        MessagingMiddleware(no_app, transport, status_path=path, status_token=token)
+    assert str(token) not in str(caught.value)
     with pytest.raises(ConfigurationError, match=named):
-        StatusPage(transport, path, token)
+        StatusPage(transport, path or "/s", token)
+
+
+def test_a_browser_shows_the_cookie_for_the_page_and_for_what_the_page_fetches(guarded: StatusPage) -> None:
+    with served(guarded) as url:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(f"{url}/status?token={TOKEN}", timeout=5) as answer:
+            assert answer.url == f"{url}/status"
+        for path in ("/status", "/status.json"):
+            with browser.open(url + path, timeout=5) as answer:
+                assert answer.status == 200
 
 
 def test_the_json_beside_it(page: StatusPage, transport: Transport) -> None:

@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="Exit status: 0 all connections are ready, 1 some are not or there are none, 2 wrong usage,"
         " 130 interrupted. 'last sent' and 'last received' are how long ago that was (heartbeats count); 'late' is how"
         " long after it was due a heartbeat was sent, at worst. A connection whose thread has not run for two"
-        " heartbeat intervals is 'stalled', and not ready.",
+        " heartbeat intervals is 'stalled', and not ready. Numbers are shown up to a second late.",
     )
     parser.add_argument(
         "--run-dir",

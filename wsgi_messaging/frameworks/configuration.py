@@ -8,7 +8,7 @@ Layer 5: imports middleware, settings, transport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,21 +34,22 @@ class Configuration:
         return MessagingMiddleware(app, self.transport, **self.options)
 
 
-def configured(mapping: Mapping[str, Any], prefix: str = "") -> Configuration:
+def configured(mapping: Mapping[str, Any], prefix: str = "", *, offered: Sequence[str] = OPTIONS) -> Configuration:
     """From the keys that begin with `prefix`, in any case; text is converted. Opens nothing.
 
     `transport` may stand for a transport that is there already, a test's for example; the settings of one are not
-    looked at then. Raises: `ConfigurationError`, naming the key.
+    looked at then. `offered` are the options that are named where a key is none. Raises: `ConfigurationError`, naming
+    the key.
     """
     options: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    given: object = None
+    given: tuple[str, object] | None = None
     for key, value in mapping.items():
         if not key.lower().startswith(prefix.lower()):
             continue
         name = key[len(prefix) :].lower()
         if name == "transport":
-            given = value
+            given = (key, value) if value is not None else None
         elif name in OPTIONS:
             options[name] = value
         else:
@@ -57,14 +58,15 @@ def configured(mapping: Mapping[str, Any], prefix: str = "") -> Configuration:
         with suppress(ValueError):  # the middleware names what is no number
             options["deadline"] = float(options["deadline"])
     if given is None:
-        return Configuration(_transport(settings, prefix), options)
-    if not isinstance(given, Transport):
-        raise ConfigurationError(f"{prefix}transport: {given!r} is not a Transport")
-    return Configuration(given, options)
+        return Configuration(_transport(settings, prefix, offered), options)
+    key, transport = given
+    if not isinstance(transport, Transport):
+        raise ConfigurationError(f"{key}: {transport!r} is not a Transport")
+    return Configuration(transport, options)
 
 
-def _transport(mapping: Mapping[str, Any], prefix: str) -> Transport:
-    checked = Settings.from_mapping(mapping, prefix, others=("transport", *OPTIONS))
+def _transport(mapping: Mapping[str, Any], prefix: str, offered: Sequence[str]) -> Transport:
+    checked = Settings.from_mapping(mapping, prefix, others=("transport", *offered))
     names = {key[len(prefix) :].lower(): key for key in mapping}
     changes = {name: getattr(checked, name) for name in names}
     if "url" in names:  # as it was given: in the checked settings it has lost its query string

@@ -29,7 +29,7 @@ def includeme(config: Configurator) -> None:
 
     Raises: `ConfigurationError`, naming the key.
     """
-    configuration = configured(config.get_settings(), PREFIX)
+    configuration = configured(config.get_settings(), PREFIX, offered=())
     for option in configuration.options:
         raise ConfigurationError(f"{PREFIX}{option}: give it to MessagingMiddleware, or to its PasteDeploy filter")
     transport = config.registry[REGISTRY_KEY] = configuration.transport

@@ -18,6 +18,7 @@ from ..connection.state import State
 from ..connection.status import ConnectionStatus
 from ..connection.timing import SILENT_INTERVALS
 from ..transport import Transport
+from .options import checked_path
 
 LIVE, READY = "/livez", "/readyz"
 
@@ -91,10 +92,13 @@ def _cause(failure: str | None) -> str:
 
 
 class HealthEndpoints:
-    """A WSGI application for `<path>/livez` and `<path>/readyz`: 200 or 503, with a little JSON."""
+    """A WSGI application for `<path>/livez` and `<path>/readyz`: 200 or 503, with a little JSON.
+
+    Raises: `ConfigurationError`, naming the setting.
+    """
 
     def __init__(self, transport: Transport, path: str = "") -> None:
-        prefix = path.rstrip("/")
+        prefix = path and checked_path("health_path", path, "; '' stands for the root")
         self._answers: dict[str, Callable[[], Health]] = {
             prefix + LIVE: liveness,
             prefix + READY: lambda: readiness(transport),

@@ -16,14 +16,13 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from ..errors import ConfigurationError
 from ..transport import Transport
 from . import markup
+from .options import checked_path, checked_token
 from .status import Board, board_of
 
 COOKIE = "wsgi_messaging_status"
 HEADER = "HTTP_X_STATUS_TOKEN"
-SHORTEST_TOKEN = 16
 _FORWARDING = (
     "HTTP_FORWARDED",
     "HTTP_VIA",
@@ -49,13 +48,9 @@ class StatusPage:
     """A WSGI application for `path` (HTML) and `path`.json. Raises: `ConfigurationError`, naming the setting."""
 
     def __init__(self, transport: Transport, path: str, token: str | None = None) -> None:
-        if not path.startswith("/") or path.endswith("/"):
-            raise ConfigurationError(f"status_path: {path!r} does not begin with a slash, or ends with one")
-        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-            raise ConfigurationError(f"status_token: not {SHORTEST_TOKEN} printable ASCII characters, at least")
-        self._path = path
+        self._path = checked_path("status_path", path)
         self._json_path = f"{path}.json"
-        self._token = token
+        self._token = None if token is None else checked_token(token)
         self._board: Callable[[], Board] = lambda: board_of(transport)
 
     @property
@@ -84,12 +79,15 @@ class StatusPage:
         return "200 OK", [("Content-Type", "text/html; charset=utf-8")], text.encode("utf-8", "replace")
 
     def _taken_from_the_url(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
-        """The token moves into a cookie: in the address it would stay in histories, logs and over shoulders."""
-        secure = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
-        where = _mounted(environ, self._path)
-        cookie = f"{COOKIE}={quote(self._token or '', safe='')}; Path={where}; HttpOnly; SameSite=Strict{secure}"
+        """The token moves into a cookie: in the address it would stay in histories, logs and over shoulders.
+
+        One for each path: that for `/status` is not sent to `/status.json` (RFC 6265, section 5.1.4).
+        """
+        value = f"{COOKIE}={quote(self._token or '', safe='')}"
+        rest = "HttpOnly; SameSite=Strict" + ("; Secure" if environ.get("wsgi.url_scheme") == "https" else "")
+        cookies = [("Set-Cookie", f"{value}; Path={_mounted(environ, path)}; {rest}") for path in self.paths]
         target = _mounted(environ, environ.get("PATH_INFO", self._path))
-        return "303 See Other", [("Location", target), ("Set-Cookie", cookie), ("Content-Type", "text/plain")], b""
+        return "303 See Other", [("Location", target), *cookies, ("Content-Type", "text/plain")], b""
 
     def _is_allowed(self, environ: Environ) -> bool:
         if self._token is None:

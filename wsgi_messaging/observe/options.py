@@ -1,0 +1,24 @@
+"""Where the pages are and who may see one: the middleware's options, checked where they are given.
+
+Layer 1: imports errors.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigurationError
+
+SHORTEST_TOKEN = 16
+
+
+def checked_path(option: str, path: object, hint: str = "") -> str:
+    """A path as a request has it. Raises: `ConfigurationError`, naming the option."""
+    if isinstance(path, str) and path.startswith("/") and not path.endswith("/"):
+        return path
+    raise ConfigurationError(f"{option}: {path!r} does not begin with a slash, or ends with one{hint}")
+
+
+def checked_token(token: object) -> str:
+    """Raises: `ConfigurationError`, without the token."""
+    if isinstance(token, str) and len(token) >= SHORTEST_TOKEN and token.isascii() and token.isprintable():
+        return token
+    raise ConfigurationError(f"status_token: it must have at least {SHORTEST_TOKEN} characters, all printable ASCII")
