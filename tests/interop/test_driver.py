@@ -256,10 +256,13 @@ def test_a_call_waits_for_a_server_that_comes_within_its_time(start: Peers, uniq
 
 
 def test_a_call_that_nobody_serves_is_a_timeout(start: Peers, unique: Callable[[str], str]) -> None:
+    """And says so: the broker has answered."""
+    topic = unique("nobody")
     started = time.monotonic()
     with pytest.raises(PeerError) as caught:
-        call(start(OURS), unique("nobody"), "echo", {"timeout": 1.5}, value=1)
+        call(start(OURS), topic, "echo", {"timeout": 1.5}, value=1)
     assert caught.value.kinds[0] == "MessagingTimeout"
+    assert f"no server took the request in time: exchange {EXCHANGE!r} has no queue for {topic!r}" in caught.value.text
     assert 1.4 < time.monotonic() - started < 2.5
 
 

@@ -150,7 +150,7 @@ class Sending:
     def recover(self, error: MessagingError) -> None:
         """Return when the message is to be sent again. Raises: the error, when it is not."""
         if isinstance(error, Unroutable) and self.waits_for_servers:
-            self._pause(error, self.ends_at)
+            self._await_servers(error)
         elif self._is_missing(error) and self._times_declared < _DECLARED_AT_MOST:
             self._times_declared += 1
             self.declare()
@@ -158,6 +158,17 @@ class Sending:
             raise error
         else:
             self._pause(error, min(self.ends_at, self.gives_up_at))
+
+    def _await_servers(self, error: Unroutable) -> None:
+        """Return when it is worth another attempt. Raises: `ReplyTimeout`, when there would be no time for one."""
+        if self.ends_at - native.monotonic() > AGAIN_EVERY:
+            self._pause(error, self.ends_at)
+            return
+        while (left := self.ends_at - native.monotonic()) > 0:
+            Completion().wait(left)
+        exchange, key = self.route
+        where = f"exchange {exchange!r} has no queue for {key!r}"
+        raise ReplyTimeout(f"no server took the request in time: {where}; start one, or check topic and exchange")
 
     def _is_missing(self, error: MessagingError) -> bool:
         """True when declaring can help: there is no such exchange, or no queue of ours is bound to it."""
