@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from wsgi_messaging import ConfigurationError
-from wsgi_messaging.cli import COMMANDS, hooks, main, output, rpc_server, serve
+from wsgi_messaging.cli import COMMANDS, _numbers, hooks, main, output, rpc_server, serve
 
 APPLICATION = """
 import os
@@ -28,8 +28,16 @@ def application(environ, start_response):
 def make():
     return application
 
+class Endpoint:
+    pass
+
+def answer():
+    return number
+
 VERSION = "one"
 number = 7
+numbers = [7]
+nothing = ()
 """
 
 
@@ -126,7 +134,7 @@ def test_endpoints_in_a_module_that_is_not_there(project: Path, name: str, named
     """Fails when a traceback of the import is all that is said."""
     with pytest.raises(ConfigurationError, match=re.escape(named)):
         rpc_server.load(name)
-    assert len(rpc_server.load("served_by_a_test:make")) == 1
+    assert len(rpc_server.load("served_by_a_test:Endpoint")) == 1
 
 
 def test_what_a_module_of_endpoints_cannot_import_is_its_own_matter(project: Path) -> None:
@@ -159,14 +167,62 @@ def test_an_application_is_loaded_by_name(project: Path, name: str) -> None:
 
 
 def test_what_is_no_application_is_refused(project: Path) -> None:
-    with pytest.raises(TypeError, match="not a WSGI application"):
-        serve.load("served_by_a_test:number")
+    for name in ("number", "number()", "answer()"):
+        with pytest.raises(ConfigurationError, match="not a WSGI application"):
+            serve.load(f"served_by_a_test:{name}")
 
 
-def test_serve_without_processes_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["number", "answer", "numbers", "VERSION", "nothing"])
+def test_what_is_no_endpoint_is_refused(project: Path, name: str) -> None:
+    """Fails when a server is told to be ready that can answer nothing."""
+    with pytest.raises(ConfigurationError, match=f"^endpoints: 'served_by_a_test:{name}' (has .* no object|is empty)"):
+        rpc_server.load(f"served_by_a_test:{name}")
+
+
+NOBODY = ("--url", "amqp://127.0.0.1:1//")
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "command"),
+    [
+        ("--timeout", "-1", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "0", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "nan", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "inf", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "1e9", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "soon", ("check", "amqp://127.0.0.1:1//")),
+        ("--count", "-3", ("check", "amqp://127.0.0.1:1//")),
+        ("--timeout", "-1", ("queues", "orders", *NOBODY)),
+        ("--timeout", "0", ("dlq", "list", "orders", *NOBODY)),
+        ("--limit", "0", ("dlq", "show", "orders", *NOBODY)),
+        ("--limit", "-1", ("dlq", "replay", "orders", *NOBODY)),
+        ("--timeout", "0", ("call", "topic", "method", *NOBODY)),
+        ("--timeout", "0", ("cast", "topic", "method", *NOBODY)),
+        ("--timeout", "-1", ("notify", "{}", *NOBODY)),
+        ("--count", "0", ("listen", *NOBODY)),
+        ("--port", "99999", ("devbroker",)),
+        ("--heartbeat", "-1", ("devbroker",)),
+        ("--port", "99999", ("serve", "served_by_no_one")),
+        ("--grace", "-1", ("serve", "served_by_no_one")),
+        ("--processes", "0", ("serve", "served_by_no_one")),
+        ("--grace", "-1", ("rpc-server", "served_by:no_one", "--topic", "t", *NOBODY)),
+        ("--transport-timeout", "-4", ("doctor", __file__)),
+        ("--heartbeat", "-4", ("doctor", __file__)),
+        ("--timeout", "0", ("doctor", __file__)),
+        ("--proxy-idle-timeout", "0", ("doctor", __file__)),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(
+    option: str, number: str, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("werkzeug")
-    assert main(["serve", "nothing:here", "--processes", "0"]) == 2
-    assert "--processes" in capsys.readouterr().err
+    assert usage_error(*command, option, number) == 2
+    assert re.search(rf"error: argument {option}: '{number}' is not a (number|whole number) ", capsys.readouterr().err)
+
+
+def test_nothing_is_a_number_where_it_has_a_meaning() -> None:
+    assert (_numbers.seconds_or_none("0"), _numbers.port("0"), _numbers.whole(0, 65535)("0")) == (0.0, 0, 0)
+    assert (_numbers.seconds("0.5"), _numbers.whole(1)("100")) == (0.5, 100)
 
 
 class Served:
@@ -250,11 +306,32 @@ def test_serve_reloads_replaces_and_ends(project: Path, start: Callable[..., Ser
     assert served.stop() == 0
 
 
-def test_serve_ends_when_the_application_cannot_be_imported(start: Callable[..., Served]) -> None:
-    served = start("no_such_module_anywhere")
+def test_serve_ends_when_the_application_cannot_be_imported(project: Path, start: Callable[..., Served]) -> None:
+    (project / "served_by_a_test.py").write_text("import no_such_module_anywhere")
+    served = start("served_by_a_test")
     served.line("ModuleNotFoundError")
     served.line("did not start")
     assert served.process.wait(15) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module_anywhere:app", "no module 'no_such_module_anywhere' in "),
+        ("served_by_a_test:nope", "'served_by_a_test' has no 'nope'"),
+        ("served_by_a_test:number", "served_by_a_test:number is not a WSGI application"),
+        ("./served_by_a_test:make()", "is not module:name"),
+    ],
+)
+def test_serve_says_in_one_line_that_there_is_no_such_application(
+    start: Callable[..., Served], name: str, said: str
+) -> None:
+    served = start(name)
+    _output, error = served.process.communicate(timeout=15)
+    assert served.process.returncode == 2
+    first, second = error.splitlines()
+    assert first.startswith("wsgi-messaging serve: application: ") and said in first
+    assert "did not start (exit 2)" in second
 
 
 def test_serve_ends_on_ctrl_c(start: Callable[..., Served]) -> None:

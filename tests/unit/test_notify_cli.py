@@ -98,7 +98,6 @@ def test_listen_ends_when_nobody_takes_its_lines(output: str, status: int, said:
     [
         lambda: run(notify, "{", "--url", "amqp://127.0.0.1"),
         lambda: run(listen, "--event-type", "(", "--url", "amqp://127.0.0.1"),
-        lambda: run(listen, "--count", "0", "--url", "amqp://127.0.0.1"),
     ],
 )
 def test_wrong_arguments_are_said(wrong: Callable[[], int]) -> None:

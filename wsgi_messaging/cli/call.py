@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, MessagingError
 from ..transport import Transport
+from ._numbers import seconds
 from ._requests import ShellClient, add_request_arguments, arguments_of, context_of, failed, target_of
 from ._waiting import broker_awaited
 from .output import print_json
@@ -24,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_request_arguments(parser)
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="connecting and the reply (default 60)"
+        "--timeout", type=seconds, default=60.0, metavar="SECONDS", help="connecting and the reply (default 60)"
     )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of a method that failed")
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..connections import Connections
 from ..errors import ConfigurationError, MessagingError, Unroutable
 from ..transport import Transport
+from ._numbers import seconds
 from ._requests import ShellClient, add_request_arguments, arguments_of, context_of, failed, target_of
 from ._waiting import broker_awaited
 from .check import settings_of
@@ -28,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_request_arguments(parser)
     parser.add_argument("--fanout", action="store_true", help="to all servers of the topic")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for connecting, sending and the confirm")
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="for connecting, sending and the confirm")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from ..settings import URL_VARIABLES, Settings
 from ..transport import Transport
 from . import _approach as approach
 from ._conversation import Blocked, Conversation, Greeting, HungUp, NotAmqp, Proposal, Refused, Trouble
+from ._numbers import seconds, whole
 from ._permissions import Trial
 from ._steps import Step, Steps, Stopped, print_step
 from ._versions import meaning
@@ -43,8 +44,10 @@ def add_parser(subparsers: Any) -> None:
         " configuration. No password is shown.",
     )
     parser.add_argument("url", nargs="?", metavar="URL", help=f"the broker (default: {', '.join(URL_VARIABLES)})")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each step (default 5)")
-    parser.add_argument("--count", type=int, default=20, metavar="N", help="confirmed publishes to time (default 20)")
+    parser.add_argument("--timeout", type=seconds, default=5.0, metavar="SECONDS", help="for each step (default 5)")
+    parser.add_argument(
+        "--count", type=whole(1), default=20, metavar="N", help="confirmed publishes to time (default 20)"
+    )
     parser.add_argument(
         "--name",
         default="wsgi-messaging-check",
@@ -94,7 +97,7 @@ class _Check:
         self._broker = broker
         self._settings = settings
         self._seconds: float = args.timeout
-        self._count = max(1, args.count)
+        self._count: int = args.count
         self._queue = f"{args.name}-{uuid.uuid4().hex[:12]}"
         self._steps = steps
 

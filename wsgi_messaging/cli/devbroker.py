@@ -17,6 +17,7 @@ from typing import Any
 from ..devbroker import DevBroker
 from ..errors import ConfigurationError
 from ._foreground import signals_awaited
+from ._numbers import port, whole
 from .output import counted
 
 
@@ -28,10 +29,10 @@ def add_parser(subparsers: Any) -> None:
         epilog="Exit status: 0 stopped by a signal, 1 the port cannot be had, 2 wrong usage.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="loopback address (default %(default)s)")
-    parser.add_argument("--port", type=int, default=5672, help="0 takes a free one (default %(default)s)")
+    parser.add_argument("--port", type=port, default=5672, help="0 takes a free one (default %(default)s)")
     parser.add_argument(
         "--heartbeat",
-        type=int,
+        type=whole(0, 65535),
         default=60,
         metavar="SECONDS",
         help="the interval that is proposed to clients, 0 for none (default %(default)s)",

@@ -25,6 +25,7 @@ from ._conversation import PROBES, Conversation, Fetched, Parcel, Refused, Troub
 from ._foreground import interruption_awaited
 from ._letters import first_death, replayed
 from ._management import Management
+from ._numbers import whole
 from .check import settings_of
 from .output import Progress, coloured, plain, print_json
 from .queues import COLUMNS, add_broker_arguments, ask, check_names, show
@@ -65,8 +66,10 @@ def add_parser(subparsers: Any) -> None:
     )
     for each in (showing, replaying):
         each.add_argument("queue", metavar="QUEUE", help="the dead-letter queue")
-    showing.add_argument("--limit", type=int, default=20, metavar="N", help="(default %(default)s)")
-    replaying.add_argument("--limit", type=int, metavar="N", help="(default: what is in the queue at the beginning)")
+    showing.add_argument("--limit", type=whole(1), default=20, metavar="N", help="(default %(default)s)")
+    replaying.add_argument(
+        "--limit", type=whole(1), metavar="N", help="(default: what is in the queue at the beginning)"
+    )
     replaying.add_argument("--dry-run", action="store_true", help="only say what would go where")
     replaying.add_argument("--to-queue", action="store_true", help="straight to the queue in which it died")
     for each in (showing, replaying):
@@ -79,8 +82,6 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args.url)
     if args.action == "list":
         return _list(args, settings)
-    if args.limit is not None and args.limit < 1:
-        raise ConfigurationError("--limit must be 1 or more")
     if args.action == "show":
         with _opened(args, settings) as (_broker, conversation, depth):
             rows = _fetched(conversation, args, min(depth, args.limit))

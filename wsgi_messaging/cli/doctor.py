@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..settings import Settings
 from ._findings import ERROR, WARNING, Facts, Finding, ordered, print_finding
+from ._numbers import seconds, seconds_or_none
 from ._versions import parsed
 from .check import settings_of
 from .doctor_rules import Unreadable, broker, gunicorn, mod_wsgi, proxies, uwsgi
@@ -54,9 +55,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--gunicorn-version", metavar="X.Y", help="(default: the one that is installed here)")
     parser.add_argument("--uwsgi-version", metavar="X.Y.Z", help="(default: the one that is installed here)")
     parser.add_argument("--define", action="append", default=[], metavar="NAME[=VALUE]", help="as Apache's -D")
-    parser.add_argument("--transport-timeout", type=float, metavar="SECONDS", help="(default: from the environment)")
-    parser.add_argument("--heartbeat", type=float, metavar="SECONDS", help="(default: from the environment)")
-    parser.add_argument("--proxy-idle-timeout", type=float, metavar="SECONDS", help="of a balancer to the broker")
+    parser.add_argument("--transport-timeout", type=seconds, metavar="SECONDS", help="(default: from the environment)")
+    parser.add_argument("--heartbeat", type=seconds_or_none, metavar="SECONDS", help="(default: from the environment)")
+    parser.add_argument("--proxy-idle-timeout", type=seconds, metavar="SECONDS", help="of a balancer to the broker")
     parser.add_argument("--url", help="a broker to hold the configuration against")
     parser.add_argument("--broker-version", metavar="X.Y.Z", help="RabbitMQ's, where there is no --url")
     parser.add_argument(
@@ -64,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
         choices=(broker.TRANSIENT, broker.DURABLE, broker.QUORUM),
         help="what RPC servers and listeners declare (default: read from oslo.messaging's file)",
     )
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each step at the broker")
+    parser.add_argument("--timeout", type=seconds, default=5.0, metavar="SECONDS", help="for each step at the broker")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
 
 

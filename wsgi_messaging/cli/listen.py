@@ -21,6 +21,7 @@ from ..notify.notification import PRIORITIES, Notification, read
 from ..oslo import envelope, topology
 from ..runtime.waiting import Completion
 from ..transport import Transport
+from ._numbers import whole
 from ._waiting import broker_awaited
 from .notify import add_route_arguments, flags_of
 
@@ -35,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
         "--priority", action="append", choices=PRIORITIES, help="may be repeated (default: all of them)"
     )
     parser.add_argument("--event-type", metavar="REGEX", help="show only those whose type matches from its beginning")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many")
+    parser.add_argument("--count", type=whole(1), metavar="N", help="end after so many")
     add_route_arguments(parser)
 
 
@@ -64,8 +65,6 @@ class _Tail:
             self._wanted = re.compile(event_type or "")
         except re.error as exc:
             raise ConfigurationError(f"event_type: {event_type!r} is no regular expression: {exc}") from exc
-        if count is not None and count < 1:
-            raise ConfigurationError(f"count: {count} is not at least 1")
         self._left = count
         self.enough = Completion()
         self.failure: OSError | None = None

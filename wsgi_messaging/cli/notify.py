@@ -15,6 +15,7 @@ from ..notify import Notifier
 from ..notify.notification import PRIORITIES
 from ..rpc.flags import QueueFlags
 from ..transport import Transport
+from ._numbers import seconds
 from ._waiting import broker_awaited
 
 
@@ -29,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--priority", default="info", choices=PRIORITIES, help="(default %(default)s)")
     parser.add_argument("--publisher-id", default=f"wsgi-messaging.{socket.gethostname()}", metavar="ID")
     parser.add_argument("--format", default="2.0", choices=("2.0", "1.0"), help="(default %(default)s)")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for connecting, sending and the confirm")
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="for connecting, sending and the confirm")
     add_route_arguments(parser)
 
 

@@ -18,6 +18,7 @@ from ..settings import URL_VARIABLES, Settings
 from ._approach import conversation_with_any
 from ._conversation import Conversation, Refused
 from ._management import Management
+from ._numbers import seconds
 from .check import settings_of
 from .output import print_json, print_table
 
@@ -40,7 +41,7 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     """What all commands about queues have in common."""
     parser.add_argument("--url", help=f"the broker (default: {', '.join(URL_VARIABLES)})")
     parser.add_argument("--management", metavar="URL", help="RabbitMQ's management API, such as http://host:15672")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each step (default 5)")
+    parser.add_argument("--timeout", type=seconds, default=5.0, metavar="SECONDS", help="for each step (default 5)")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -22,8 +22,10 @@ from ..rpc import QueueFlags, RPCServer, Target
 from ..settings import Settings
 from ..transport import Transport
 from ._foreground import signals_awaited
+from ._numbers import seconds_or_none
+from ._objects import imported, is_module_name
 from ._waiting import broker_awaited
-from .output import counted
+from .output import counted, plain
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--auto-delete", action="store_true", help="as amqp_auto_delete")
     parser.add_argument("--quorum", action="store_true", help="as rabbit_quorum_queue")
     parser.add_argument("--ping", action="store_true", help="as rpc_ping_enabled: answer to oslo_rpc_server_ping")
-    parser.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="to finish (default 30)")
+    parser.add_argument("--grace", type=seconds_or_none, default=30.0, metavar="SECONDS", help="to finish (default 30)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,22 +93,20 @@ def _settings(args: argparse.Namespace) -> Settings:
 def load(name: str) -> Sequence[object]:
     """The endpoints that `module:name` means. Raises: `ConfigurationError`."""
     module_name, colon, attribute = name.partition(":")
-    if not colon or not attribute or not all(map(str.isidentifier, module_name.split("."))):
+    if not colon or not attribute or not is_module_name(module_name):
         raise ConfigurationError(f"endpoints: {name!r} is not module:name, such as package.module:Endpoint")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # the module is there; what it imports is not
-        hint = f"; write {module_name.removesuffix('.py')}:{attribute}" if module_name.endswith(".py") else ""
-        raise ConfigurationError(f"endpoints: no module {module_name!r} in {os.getcwd()} or installed{hint}") from exc
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigurationError(f"endpoints: {module_name!r} has no {attribute!r}")
-        found = getattr(found, part)
+    found = imported("endpoints", module_name, attribute)
     if isinstance(found, type) or callable(found):
         found = found()
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+    endpoints = list(found) if isinstance(found, (list, tuple)) else [found]
+    for endpoint in endpoints:
+        if type(endpoint).__module__ == "builtins" and not isinstance(endpoint, ModuleType):
+            raise ConfigurationError(
+                f"endpoints: {name!r} has {plain(repr(endpoint))[:60]}, and no object with methods"
+            )
+    if not endpoints:
+        raise ConfigurationError(f"endpoints: {name!r} is empty")
+    return endpoints
 
 
 @contextlib.contextmanager

@@ -24,8 +24,12 @@ from typing import Any, NoReturn
 
 from ..errors import ConfigurationError
 from ..servers.werkzeug import STOP_SECONDS, Application, Serving, serve_worker
+from ._numbers import port, seconds_or_none, whole
+from ._objects import imported, is_module_name
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+WRONG_USAGE = 2
+"""Exit status of a worker that finds no application, and of a master whose first workers find none."""
 RESPAWN_SECONDS = 1.0  # a worker that died younger than this is replaced only when this long has passed
 
 
@@ -39,12 +43,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("application", metavar="MODULE:NAME", help="as app:application or app:make_app()")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="workers (default %(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="0 takes a free one (default %(default)s)")
+    parser.add_argument("--processes", type=whole(1), default=1, metavar="N", help="workers (default %(default)s)")
     parser.add_argument("--threads", action="store_true", help="a thread for each connection in each worker")
     parser.add_argument(
         "--grace",
-        type=float,
+        type=seconds_or_none,
         default=10.0,
         metavar="SECONDS",
         help="for requests in flight (default %(default)s)",
@@ -53,8 +57,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.processes < 1:
-        raise ConfigurationError(f"--processes must be 1 or more, not {args.processes}")
     try:
         importlib.import_module("werkzeug.serving")
     except ImportError as exc:
@@ -78,16 +80,23 @@ def run(args: argparse.Namespace) -> int:
         return Master(shared, lambda: load(args.application)).run()
 
 
+class NoApplication(ConfigurationError):
+    """There is no such application; nothing of it was run."""
+
+
 def load(name: str) -> Application:
-    """The application that `module:attribute` or `module:factory()` names."""
+    """The application that `module:attribute` or `module:factory()` names. Raises: `NoApplication`."""
     module_name, _, attribute = name.partition(":")
     calls_it = attribute.endswith("()")
-    found: Any = importlib.import_module(module_name)
-    for part in (attribute.removesuffix("()") or "application").split("."):
-        found = getattr(found, part)
-    application: Application = found() if calls_it else found
-    if not callable(application):
-        raise TypeError(f"{name} is not a WSGI application: it cannot be called")
+    if not is_module_name(module_name):
+        raise NoApplication(f"application: {name!r} is not module:name, such as app:application or app:make_app()")
+    try:
+        found = imported("application", module_name, attribute.removesuffix("()") or "application")
+    except ConfigurationError as exc:
+        raise NoApplication(str(exc)) from exc
+    if not callable(found) or (calls_it and not callable(found := found())):
+        raise NoApplication(f"application: {name} is not a WSGI application: it cannot be called")
+    application: Application = found
     return application
 
 
@@ -128,6 +137,7 @@ class Master:
         self._respawn_at: dict[str, float] = {}
         self._ready: set[int] = set()
         self._signals: list[int] = []
+        self._status = 1
         self._wake_reader, self._wake_writer = os.pipe()
 
     def run(self) -> int:
@@ -151,7 +161,7 @@ class Master:
             self._respawn()
             self._kill_late()
         self._end()
-        return 1
+        return self._status
 
     def _start_generation(self) -> None:
         self._incoming = {str(slot): self._fork(str(slot)) for slot in range(1, self._shared.processes + 1)}
@@ -178,7 +188,11 @@ class Master:
             os.write(ready_pipe, b"1")
             os.close(ready_pipe)
 
-        serve_worker(self._load, self._shared, label, ready)
+        try:
+            serve_worker(self._load, self._shared, label, ready)
+        except NoApplication as exc:
+            say(str(exc))
+            sys.exit(WRONG_USAGE)
         sys.exit(0)
 
     def _wait(self) -> None:
@@ -207,6 +221,8 @@ class Master:
             say(f"worker {child.pid} did not start (exit {code})")
             if self._serving:
                 say("reload given up: the workers from before go on serving")
+            elif code == WRONG_USAGE:
+                self._status = WRONG_USAGE
             self._retire(self._incoming)
         elif self._serving.get(child.label) is child:
             del self._serving[child.label]
