@@ -23,6 +23,7 @@ from tests.harness.requirements import missing
 from tests.harness.secret import dev_broker
 from wsgi_messaging.cli import hooks, main
 from wsgi_messaging.cli.doctor_rules.gunicorn_source import HOOKS
+from wsgi_messaging.lifetime import SHORT_HEARTBEAT
 
 HOOKS_LINE = "from wsgi_messaging.servers.gunicorn import post_fork, post_worker_init, worker_abort, worker_exit\n"
 UWSGI = """[uwsgi]
@@ -222,6 +223,10 @@ BROKEN = {
         CONF, APACHE.replace(" application-group=%{GLOBAL}", ""), "mod_wsgi-interpreter", "sub-interpreter",
         "application-group=%{GLOBAL}", mended_by="last",
     ),
+    "a daemon that nothing names": Broken(
+        CONF, "WSGIDaemonProcess shop threads=15\nWSGIScriptAlias / /srv/shop.py\n", "mod_wsgi-interpreter",
+        "sub-interpreter", "/srv/shop.py process-group=shop application-group=%{GLOBAL}", mended_by="last",
+    ),
     "groups by directives": Broken(
         CONF,
         APACHE.split("\n")[0]
@@ -262,8 +267,14 @@ BROKEN = {
     "nginx gives up first": Broken(
         "nginx.conf", NGINX.format(line="proxy_timeout 15s;"), "proxy-idle", "after 15 s", "proxy_timeout 60s;"
     ),
+    "nginx in one line": Broken(
+        "nginx.conf",
+        "stream {  # proxy_timeout 60s;\n  upstream r { server h; }\n"
+        "  server { listen 5672; proxy_pass r; proxy_timeout 5s; }\n}\n",
+        "proxy-idle", "after 5 s", "proxy_timeout 60s;", "error",
+    ),
     "a balancer gives up first": Broken(
-        "", "", "proxy-idle", "after 10 s", "WSGI_MESSAGING_HEARTBEAT=3", "error", ("--proxy-idle-timeout", "10")
+        "", "", "proxy-idle", "after 10 s", "WSGI_MESSAGING_HEARTBEAT=5", "error", ("--proxy-idle-timeout", "10")
     ),
     "transient queues on 4.3": Broken(
         "neutron.conf", OSLO.format("false"), "broker-transient-queues", "from 4.3 on", "amqp_durable_queues = true",
@@ -443,6 +454,29 @@ def test_heartbeats_against_the_proxy(doctor: Doctor) -> None:
     assert doctor("haproxy.cfg", text, "--heartbeat", "40").of("proxy-idle")["severity"] == "warning"
 
 
+def test_a_timeout_for_several_sections_is_one_line_to_write(doctor: Doctor) -> None:
+    text = "defaults\n  mode tcp\n  timeout client 5s\n  timeout server 5s\n"
+    sections = "frontend f\n  bind :5672\n  default_backend b\nbackend b\n  server one 10.0.0.1:5672\n"
+    found = doctor("haproxy.cfg", text + sections)
+    said = [(each["line"], each["breaks"].partition(")")[0]) for each in found.findings]
+    assert said == [(3, "haproxy (frontend f: timeout client"), (4, "haproxy (backend b: timeout server")]
+    assert [each["fix"] for each in found.findings] == ["timeout client 60s", "timeout server 60s"]
+    found = doctor("haproxy.cfg", text + sections + sections.replace("frontend f", "frontend g"))
+    assert found.findings[0]["breaks"].startswith("haproxy (frontend f, frontend g: timeout client)")
+
+
+def test_no_heartbeat_is_advised_that_the_transport_warns_of_or_that_the_proxy_still_cuts(doctor: Doctor) -> None:
+    advised = {}
+    for idle in range(1, 60):
+        fix = doctor("", "", "--proxy-idle-timeout", str(idle), "--heartbeat", "60").of("proxy-idle")["fix"]
+        if found := re.search(r"HEARTBEAT=(\d+)", fix):
+            advised[idle] = int(found[1])
+    assert list(advised) == list(range(10, 60))
+    assert all(SHORT_HEARTBEAT <= beat <= idle / 2 for idle, beat in advised.items())
+    fix = doctor("", "", "--proxy-idle-timeout", "5", "--heartbeat", "0").of("proxy-idle")["fix"]
+    assert fix == "WSGI_MESSAGING_HEARTBEAT=20\nidle timeout of the proxy: 60 s"
+
+
 # With a broker.
 
 
@@ -483,6 +517,14 @@ def test_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "    write:\n        harakiri = 15\n" in text
     assert text.rstrip().splitlines()[-2].endswith(": 0 errors, 2 warnings")
     assert "\x1b" not in text
+
+
+def test_the_text_blames_the_broker_where_the_file_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(hooks.find("hooks") / GUNICORN)
+    assert main(["doctor", "--url", f"amqp://127.0.0.1:{free_port()}//", file]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "the broker: 1 error, 0 warnings"
+    assert main(["doctor", "--proxy-idle-timeout", "5", file]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "the proxy: 1 error, 0 warnings"
 
 
 @pytest.mark.parametrize(

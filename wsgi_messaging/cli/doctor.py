@@ -22,7 +22,7 @@ from ._numbers import seconds, seconds_or_none
 from ._versions import parsed
 from .check import settings_of
 from .doctor_rules import Unreadable, broker, gunicorn, mod_wsgi, proxies, uwsgi
-from .output import coloured, counted, print_json
+from .output import coloured, counted, plain, print_json
 
 Examine = Callable[[str, str, Facts], list[Finding]]
 
@@ -40,6 +40,8 @@ KINDS: tuple[tuple[str, Callable[[str, str], bool], Examine], ...] = (
     ("gunicorn", gunicorn.is_mine, gunicorn.examine),
     ("haproxy", proxies.is_haproxy, proxies.examine_haproxy),
 )
+SHIPPED = ("gunicorn-", "uwsgi-", "mod_wsgi-")
+"""How the rules begin for whose servers we have files."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -173,10 +175,16 @@ def _show(findings: list[Finding], args: argparse.Namespace) -> int:
     for finding in findings:
         print_finding(finding)
     errors, warnings = (sum(each.severity == severity for each in findings) for severity in (ERROR, WARNING))
-    examined = ", ".join(args.files) or "what was asked"
     if grave:
-        print(coloured(f"{examined}: {counted(errors, 'error')}, {counted(warnings, 'warning')}", "red"))
-        print("The shipped files have none: wsgi-messaging hooks --copy DIR")
+        at_fault = ", ".join(dict.fromkeys(map(_at_fault, grave)))
+        print(coloured(f"{at_fault}: {counted(errors, 'error')}, {counted(warnings, 'warning')}", "red"))
+        if any(finding.rule.startswith(SHIPPED) for finding in grave):
+            print("The shipped files have none: wsgi-messaging hooks --copy DIR")
         return 1
+    examined = ", ".join(args.files) or "what was asked"
     print(coloured(f"{examined}: nothing to mend", "green"))
     return 0
+
+
+def _at_fault(finding: Finding) -> str:
+    return plain(finding.file) or ("the broker" if finding.rule.startswith("broker-") else "the proxy")

@@ -61,7 +61,7 @@ def _modes(directives: Sequence[Directive], _facts: Facts) -> Iterator[Finding]:
                 f"WSGIDaemonProcess {group} processes=2 threads=15", line=alias.line,
             )  # fmt: skip
         if application != GLOBAL:
-            yield _sub_interpreter(alias, group)
+            yield _sub_interpreter(alias, _group_for(group, daemons))
         elif group and not (on_alias and interpreter) and not _named(directives, "wsgiimportscript"):
             yield Finding(
                 WARNING, "mod_wsgi-preload", "the application is loaded, and connects, at the first request only",
@@ -70,13 +70,18 @@ def _modes(directives: Sequence[Directive], _facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _alias_line(alias: Directive, group: str | None) -> str:
+def _alias_line(alias: Directive, group: str) -> str:
     place, script = (*alias.arguments, "/", "app.wsgi")[:2] if len(alias.arguments) > 1 else ("/", "app.wsgi")
-    return f"WSGIScriptAlias {place} {script} process-group={group or 'app'} application-group={GLOBAL}"
+    return f"WSGIScriptAlias {place} {script} process-group={group} application-group={GLOBAL}"
+
+
+def _group_for(group: str | None, daemons: Sequence[str]) -> str:
+    """The process group to write: the one that is meant already, or else one that there is."""
+    return group if group and group != GLOBAL else daemons[0] if daemons else "app"
 
 
 def _embedded(alias: Directive, daemons: Sequence[str]) -> Finding:
-    group = daemons[0] if daemons else "app"
+    group = _group_for(None, daemons)
     daemon = "" if daemons else f"WSGIDaemonProcess {group} processes=2 threads=15\n"
     idle = f"; the daemon processes of {group!r} serve nothing" if daemons else ""
     return Finding(
@@ -86,7 +91,7 @@ def _embedded(alias: Directive, daemons: Sequence[str]) -> Finding:
     )  # fmt: skip
 
 
-def _sub_interpreter(alias: Directive, group: str | None) -> Finding:
+def _sub_interpreter(alias: Directive, group: str) -> Finding:
     return Finding(
         WARNING, "mod_wsgi-interpreter", "the process may crash (segmentation fault) when it ends or is reloaded",
         "without application-group=%{GLOBAL} the application runs in a sub-interpreter, and a thread that is alive when"

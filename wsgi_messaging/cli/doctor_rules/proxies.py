@@ -3,7 +3,7 @@
 A connection without other traffic carries a frame about every third of the heartbeat interval from us and every half
 from the broker; a proxy that gives up sooner cuts an idle, healthy connection.
 
-Layer 5: imports the findings.
+Layer 5: imports lifetime, the findings.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ...lifetime import SHORT_HEARTBEAT
 from .._findings import ERROR, WARNING, Facts, Finding
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HAPROXY = re.compile(r"^\s*(?:global|defaults|frontend|backend|listen)\b", re.M)
+_SIDES = {"frontend": ("client",), "backend": ("server",), "listen": ("client", "server")}
+"""Whose silence a section's timeouts are about."""
 _NGINX = re.compile(r"\bstream\s*\{")
+_PROXY_TIMEOUT = re.compile(r"(?<![\w$.-])proxy_timeout\s+(\w+)\s*;")
+_COMMENT = re.compile(r"(?m)(?:^|(?<=[\s;{}]))#.*$")
 NGINX_DEFAULT = 600.0
 
 
@@ -25,19 +30,19 @@ def is_haproxy(_name: str, text: str) -> bool:
 
 
 def is_nginx(_name: str, text: str) -> bool:
-    return bool(_NGINX.search(text))
+    return bool(_NGINX.search(_COMMENT.sub("", text)))
 
 
 def idle_timeout(seconds: float, facts: Facts, where: str, fix: str, file: str = "", line: int = 0) -> list[Finding]:
     """What an idle timeout of a proxy means for a heartbeat."""
-    beat = facts.heartbeat
+    beat, lower = facts.heartbeat, _heartbeat_for(seconds)
     if not beat:
         breaks = f"{where} cuts every connection that is idle for {seconds:g} s"
         why = "there are no heartbeats (heartbeat=0)"
-        return [Finding(ERROR, "proxy-idle", breaks, why, "WSGI_MESSAGING_HEARTBEAT=20", file, line)]
+        remedy = f"WSGI_MESSAGING_HEARTBEAT={lower or 20}" + ("" if lower else f"\n{fix}")
+        return [Finding(ERROR, "proxy-idle", breaks, why, remedy, file, line)]
     if seconds > beat:
         return []
-    lower = max(1, int(seconds // 3))
     is_certain = seconds <= beat / 2
     return [
         Finding(
@@ -46,11 +51,17 @@ def idle_timeout(seconds: float, facts: Facts, where: str, fix: str, file: str =
             f"{where} {'cuts' if is_certain else 'may cut'} healthy idle connections",
             f"it gives up after {seconds:g} s of silence; at a heartbeat of {beat:g} s the broker is silent for"
             f" {beat / 2:g} s, and longer when a beat is late",
-            f"{fix}\n# or WSGI_MESSAGING_HEARTBEAT={lower}",
+            f"{fix}\n# or WSGI_MESSAGING_HEARTBEAT={lower}" if lower else fix,
             file,
             line,
         )
     ]
+
+
+def _heartbeat_for(seconds: float) -> int | None:
+    """One that is well below an idle timeout; None where it would be so short that the transport warns of it."""
+    beat = min(20, max(int(SHORT_HEARTBEAT), int(seconds // 3)))
+    return beat if 2 * beat <= seconds else None
 
 
 @dataclass(slots=True)
@@ -64,7 +75,7 @@ class _Section:
 
 def examine_haproxy(path: str, text: str, facts: Facts) -> list[Finding]:
     defaults = _Section("defaults", 0)
-    findings = []
+    lines: dict[tuple[str, float, int], list[str]] = {}  # one finding each, for all sections that a line counts in
     for section in _sections(text):
         if section.name == "defaults":
             defaults = section
@@ -73,14 +84,16 @@ def examine_haproxy(path: str, text: str, facts: Facts) -> list[Finding]:
         if section.name.startswith("global") or (mode != "tcp" and not section.has_amqp):
             continue
         timeouts = {**defaults.timeouts, **section.timeouts}
-        sides = ("tunnel",) if "tunnel" in timeouts else ("client", "server")
+        sides = ("tunnel",) if "tunnel" in timeouts else _SIDES[section.name.partition(" ")[0]]
         for side in sides:
             if side in timeouts:
-                seconds, line = timeouts[side]
-                where = f"haproxy ({section.name}, timeout {side})"
-                fix = f"timeout {side} {int(3 * facts.heartbeat) or 60}s"
-                findings += idle_timeout(seconds, facts, where, fix, path, line)
-    return list(dict.fromkeys(findings))
+                lines.setdefault((side, *timeouts[side]), []).append(section.name)
+    findings = []
+    for (side, seconds, line), names in lines.items():
+        where = f"haproxy ({', '.join(names)}: timeout {side})"
+        fix = f"timeout {side} {int(3 * facts.heartbeat) or 60}s"
+        findings += idle_timeout(seconds, facts, where, fix, path, line)
+    return findings
 
 
 def _sections(text: str) -> Iterator[_Section]:
@@ -104,12 +117,11 @@ def _sections(text: str) -> Iterator[_Section]:
 
 
 def examine_nginx(path: str, text: str, facts: Facts) -> list[Finding]:
-    stream = text[_NGINX.search(text).start() :] if _NGINX.search(text) else ""  # type: ignore[union-attr]
-    before = text.count("\n", 0, len(text) - len(stream))
+    text = _COMMENT.sub("", text)
     found = [
-        (seconds, before + number)
-        for number, line in enumerate(stream.splitlines(), 1)
-        if (match := re.match(r"\s*proxy_timeout\s+(\w+)\s*;", line)) and (seconds := _seconds(match[1], "s"))
+        (seconds, text.count("\n", 0, match.start()) + 1)
+        for match in _PROXY_TIMEOUT.finditer(text)  # a directive of stream only
+        if (seconds := _seconds(match[1], "s"))
     ] or [(NGINX_DEFAULT, 0)]
     return [
         finding
