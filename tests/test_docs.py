@@ -38,9 +38,12 @@ from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import MessagingMiddleware, Settings, Transport, connections, errors, lifetime
 from wsgi_messaging.cli import COMMANDS
+from wsgi_messaging.cli._findings import Facts
+from wsgi_messaging.cli.doctor_rules import proxies
 from wsgi_messaging.connection import connecting, state, timing
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.frameworks.configuration import OPTIONS
+from wsgi_messaging.observe.options import SHORTEST_TOKEN
 from wsgi_messaging.rpc import QueueFlags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -361,6 +364,15 @@ def test_numbers_in_the_prose_are_those_of_the_source() -> None:
     assert f"below {lifetime.SHORT_HEARTBEAT:g} s a short stall" in operations
     assert f"runs for {connections._PATIENCE:.0%} of it".replace("%", " %") in operations
     assert f"the setting of that name ({settings.timeout:g} s)" in concepts
+    assert f"healthy connections are cut, with the default at {settings.heartbeat / 2:g} s" in operations
+    assert f"at least {SHORTEST_TOKEN} characters, printable ASCII" in pages["observing.rst"]
+
+
+def test_a_proxys_idle_timeout_is_judged_as_the_pages_say() -> None:
+    def said(seconds: float, heartbeat: float = 20.0) -> list[str]:
+        return [each.severity for each in proxies.idle_timeout(seconds, Facts(heartbeat=heartbeat), "it", "more")]
+
+    assert [said(10), said(10.1), said(20), said(20.1)] == [["error"], ["warning"], ["warning"], []]
 
 
 # What is made from the source.

@@ -83,6 +83,19 @@ def test_hooks_list_names_files_that_exist(capsys: pytest.CaptureFixture[str]) -
     assert all((Path(folder.removeprefix("# ")) / file).is_file() for file in files)
 
 
+def test_what_the_list_of_hooks_says_of_apache_is_what_the_documentation_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["hooks", "--list", "--server", "mod_wsgi"]) == 0
+    assert "after the line: Define WSGI_SCRIPT " in capsys.readouterr().out
+    folder = hooks.find("hooks")
+    needed = set(re.findall(r"\$\{(\w+)\}", (folder / "apache-mod_wsgi.conf").read_text()))
+    given = set(re.findall(r"^ *Define (\w+)", (folder / "apache-mod_wsgi.conf").read_text(), re.M))
+    assert needed - given == {"WSGI_SCRIPT", "WSGI_PYTHON_HOME"}, "of which the second is only asked for where it is"
+    for page in ("README.rst", "docs/servers/index.rst"):
+        assert "``Define WSGI_SCRIPT PATH``, then ``Include" in (folder.parent / page).read_text()
+
+
 def test_hooks_are_short_and_all_are_listed() -> None:
     shipped = {path.name: path.read_text() for path in hooks.find("hooks").iterdir() if path.is_file()}
     assert sorted(shipped) == sorted(file for file, _ in hooks.FILES.values())

@@ -19,7 +19,10 @@ DISTRIBUTION = "wsgi-messaging"
 FILES = {
     "gunicorn": ("gunicorn.conf.py", "gunicorn -c gunicorn.conf.py app:app"),
     "uwsgi": ("uwsgi.ini", "uwsgi --ini uwsgi.ini --http-socket 127.0.0.1:8000 --module app:app"),
-    "mod_wsgi": ("apache-mod_wsgi.conf", "Include it in a virtual host, after two Define lines"),
+    "mod_wsgi": (
+        "apache-mod_wsgi.conf",
+        "Include it in a virtual host, after the line: Define WSGI_SCRIPT /path/app.wsgi",
+    ),
     "werkzeug": ("werkzeug-serve.sh", "sh werkzeug-serve.sh app:app"),
 }
 
