@@ -125,14 +125,14 @@ class WsgiRabbitDriver(base.BaseDriver):  # type: ignore[misc]
         replies = replies_of(sending.connections, self._options.transient_ttl_ms)
         sending.ready(replies)
         msg_id = driver_wire.new_id()
-        keys = {"_msg_id": msg_id, "_reply_q": replies.queue, "_timeout": monitor}
-        sending.body = driver_wire.encoded(driver_wire.pack(message, ctxt, **keys))
-        sending.waits_for_servers = not sending.mandatory
-        sending.mandatory = True
-        sending.has_confirm = self._options.flags.quorum or not sending.may_repeat
-        sending.inbox = replies.expect(msg_id)
+        sending.inbox = replies.expect(msg_id)  # from here on it is told when another queue takes the place of this
         allowed = list(self._allowed_remote_exmods)
         try:
+            keys = {"_msg_id": msg_id, "_reply_q": replies.queue, "_timeout": monitor}
+            sending.body = driver_wire.encoded(driver_wire.pack(message, ctxt, **keys))
+            sending.waits_for_servers = not sending.mandatory
+            sending.mandatory = True
+            sending.has_confirm = self._options.flags.quorum or not sending.may_repeat
             return Calling(
                 sending=sending,
                 replies=replies,
