@@ -140,7 +140,8 @@ class Lifetime:
         members = dict(self._members)
         self._cancel(members, ended_at - 2 * ENDS_WITHIN)  # first of all: a callback may publish, or consume
         self.is_closed = True
-        self._cancel({late: self._members[late] for late in self._members.keys() - members}, ended_at - 2 * ENDS_WITHIN)
+        late = {member: turn for member, turn in dict(self._members).items() if member not in members}
+        self._cancel(late, ended_at - 2 * ENDS_WITHIN)
         loops = self.loops()
         for loop in loops:
             loop.close(max(native.monotonic(), ended_at - ENDS_WITHIN))

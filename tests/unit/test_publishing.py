@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import pytest
 
 from tests.unit.test_pending import Notified, outgoing
@@ -10,14 +13,16 @@ from wsgi_messaging.connection.channels import Channels
 from wsgi_messaging.connection.frames import CHANNEL_CLOSE_OK, Inbound, encoded_route, message_frames
 from wsgi_messaging.connection.pending import Outgoing
 from wsgi_messaging.connection.publishing import (
+    KEPT_FREE,
     NACK_PAUSES,
     RENEW_EVERY,
     RETIRED_AT_MOST,
-    TRIALS_AT_ONCE,
+    SWEEP_EVERY,
     TRIES_AFTER_NACKS,
     TRIES_AFTER_REFUSALS,
     Publisher,
 )
+from wsgi_messaging.connection.trials import AT_ONCE
 from wsgi_messaging.errors import (
     Closed,
     ConfirmTimeout,
@@ -36,9 +41,9 @@ MAIN = 1
 class Desk:
     """A publisher with its channels, fed and read as the connection's thread does it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_held: Callable[[], bool] = bool) -> None:
         self.channels = Channels()
-        self.publisher = Publisher(self.channels)
+        self.publisher = Publisher(self.channels, is_held)
         self.publisher.frame_max = 4096
         self.written = b""
         self.notified: Notified = []
@@ -221,22 +226,20 @@ def test_an_unknown_exchange_harms_no_neighbour(desk: Desk) -> None:
 
 def test_so_many_are_on_trial_at_once(desk: Desk) -> None:
     """The others have their turn when one ends; those that nobody waits for any more are passed over."""
-    entries = [
-        desk.publish(str(number), f"x{number}", deadline=2.0 + number / 64) for number in range(TRIALS_AT_ONCE + 3)
-    ]
+    entries = [desk.publish(str(number), f"x{number}", deadline=2.0 + number / 64) for number in range(AT_ONCE + 3)]
     first = desk.sent()
-    assert len({channel for channel, _body in first}) == len(first) == TRIALS_AT_ONCE
-    entries[TRIALS_AT_ONCE].abandoned = True
+    assert len({channel for channel, _body in first}) == len(first) == AT_ONCE
+    entries[AT_ONCE].abandoned = True
     desk.answer(ack(first[0][0], 1))
     assert is_confirmed(entries[0])
-    assert [body for _channel, body in desk.sent()] == [str(TRIALS_AT_ONCE + 1).encode()]
+    assert [body for _channel, body in desk.sent()] == [str(AT_ONCE + 1).encode()]
     over_at = entries[1].deadline
     assert desk.publisher.due_at() == over_at, "the next one's time is over"
     desk.advance(over_at)
-    assert [body for _channel, body in desk.sent()] == [str(TRIALS_AT_ONCE + 2).encode()]
+    assert [body for _channel, body in desk.sent()] == [str(AT_ONCE + 2).encode()]
     for channel, _body in first[1:]:
         desk.answer(ack(channel, 1), over_at)
-    assert not error_of(entries[TRIALS_AT_ONCE], ConfirmTimeout).maybe_sent
+    assert not error_of(entries[AT_ONCE], ConfirmTimeout).maybe_sent
     assert desk.publisher.in_flight == 2
 
 
@@ -254,6 +257,74 @@ def test_a_trial_that_is_not_answered_holds_up_nobody_for_longer_than_its_own_ti
     desk.answer(ack(silent, 1), 3.0)
     assert desk.sent_methods() == [(silent, "channel.close")], "which is closed when it was answered for after all"
     assert not desk.publisher.is_busy
+
+
+def test_the_brokers_limit_of_channels_is_kept(desk: Desk) -> None:
+    """Beyond it RabbitMQ ends the connection (530); one that is being closed counts. One trial there always is."""
+    desk.channels.most = KEPT_FREE + 4
+    desk.publish("main")
+    entries = [desk.publish(str(number), f"x{number}") for number in range(20)]
+    answered = 0
+    while written := desk.sent_methods():
+        assert len(desk.channels) + len(desk.channels._closing) <= KEPT_FREE + 4
+        for channel, name in written:
+            if name == "basic.publish" and channel != MAIN:
+                desk.answer(ack(channel, 1))
+                answered += 1
+            elif name == "channel.close":
+                desk.answer(Inbound(channel, CHANNEL_CLOSE_OK, b""))
+    assert answered == 20 and all(map(is_confirmed, entries))
+    desk.channels.most = 1
+    assert desk.publish("one", "another") and desk.sent()
+
+
+def test_while_the_broker_takes_none_nothing_is_tried() -> None:
+    """A message that was not sent is to be told so when its time is over."""
+    is_held = False
+    desk = Desk(lambda: is_held)
+    desk.publish("in flight", "new", deadline=2.0)
+    waits = desk.publish("waits", "new", deadline=9.0)
+    desk.publish("refused")
+    desk.answer(nack(MAIN, 1))
+    desk.sent()
+    is_held = True
+    assert desk.publisher.due_at() == float("inf")
+    desk.advance(3.0)
+    assert desk.sent() == [] and not waits.maybe_sent
+    is_held = False
+    desk.advance(3.0)
+    assert {body for _channel, body in desk.sent()} == {b"waits", b"refused"}
+
+
+def test_what_waits_on_trial_and_is_wanted_no_more_does_not_pile_up(desk: Desk) -> None:
+    desk.publish("silent", "new", deadline=99.0)
+    late, wanted = desk.publish("late", "new", deadline=2.0), desk.publish("wanted", "new", deadline=9.0)
+    desk.advance(NOW)
+    desk.advance(NOW + SWEEP_EVERY)
+    assert late.is_done and not wanted.is_done
+    assert not error_of(late, ConfirmTimeout).maybe_sent
+
+
+def test_thousands_of_destinations_cost_no_more_each(desk: Desk) -> None:
+    """Counted by the steps of a turn: with 4,000 of them a message is looked at as often as with 40."""
+
+    def steps(count: int) -> float:
+        desk = Desk()
+        counted = 0
+
+        def count_one(_frame: object, _event: str, _argument: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        sys.setprofile(count_one)
+        try:
+            for number in range(count):
+                desk.publish("x", f"x{number}")
+        finally:
+            sys.setprofile(None)
+        return counted / count
+
+    assert steps(4000) < 1.5 * steps(400)
 
 
 def test_no_more_channels_are_left_to_what_is_in_flight_than_the_broker_allows(desk: Desk) -> None:

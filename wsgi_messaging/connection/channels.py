@@ -46,11 +46,18 @@ class Channels:
     """Channel numbers in use on one connection."""
 
     def __init__(self) -> None:
+        self.most = 2047
+        """How many the broker allows."""
         self._handlers: dict[int, OnMethod] = {}
         self._closing: dict[int, OnMethod | None] = {}
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+    @property
+    def free(self) -> int:
+        """How many more may be opened; one that is being closed counts."""
+        return self.most - len(self._handlers) - len(self._closing)
 
     def take(self, on_method: OnMethod, number: int | None = None) -> int:
         """Have `on_method` answer on a free channel (on `number`, if given); gives its number."""

@@ -10,8 +10,6 @@ No I/O: everything gives the bytes to write. Layer 1.
 
 from __future__ import annotations
 
-from collections import deque
-
 from . import codec, frames
 from .pending import Confirms, Outgoing
 
@@ -42,27 +40,6 @@ class Lane:
         unanswered = self.confirms.take_all()
         self.channel, self.confirms = 0, Confirms()
         return unanswered
-
-
-class Trial(Lane):
-    """A confirming channel for one destination's messages, any of which may be at fault: they go one at a time."""
-
-    def __init__(self, key: tuple[str, str]) -> None:
-        """`key` is an exchange, and behind the default one a queue."""
-        super().__init__()
-        self.key = key
-        self.waiting: deque[Outgoing] = deque()
-
-    def gives_way_at(self) -> float:
-        """When nobody waits any more for the message in flight: other messages are not to wait for it either."""
-        entry = next(iter(self.confirms.entries.values()), None)
-        return _NEVER if entry is None else 0.0 if entry.abandoned else entry.deadline
-
-    def pass_on(self) -> Trial:
-        """Another one for those that wait."""
-        follower = Trial(self.key)
-        follower.waiting, self.waiting = self.waiting, follower.waiting
-        return follower
 
 
 class PlainLane(Lane):

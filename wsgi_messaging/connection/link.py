@@ -99,6 +99,7 @@ class Link:
     reader: FrameReader
     heartbeat: float
     frame_max: int
+    channel_max: int
     server_properties: Mapping[str, Any]
 
     def close(self) -> None:
@@ -285,7 +286,13 @@ def _shake_hands(stream: Stream, broker: Broker, options: LinkOptions, wait: Wai
     reader.frame_max = handshake.frame_max
     reader.keep_for_later(wire.frames)
     return Link(
-        broker, stream, reader, float(handshake.heartbeat), handshake.frame_max, dict(handshake.server_properties)
+        broker,
+        stream,
+        reader,
+        heartbeat=float(handshake.heartbeat),
+        frame_max=handshake.frame_max,
+        channel_max=handshake.channel_max,
+        server_properties=dict(handshake.server_properties),
     )
 
 

@@ -69,7 +69,7 @@ class Loop:
         self.role = role
         self.name = name
         self.state = State.NEW
-        self.publisher = Publisher(channels := Channels())
+        self.publisher = Publisher(channels := Channels(), lambda: self.blocked is not None)
         self.control = Control(channels)
         self.consumers = Consumers(channels, topology, self._warn)
         self._parts = (self.control, self.consumers, self.publisher)
@@ -260,10 +260,10 @@ class Loop:
         self.consumers.refuse_new(failure)
 
     def _on_link(self, link: Link) -> None:
-        now = native.monotonic()
         self._link = link
         self.frame_max = self.publisher.frame_max = link.frame_max
-        self._pulse.begin(link.heartbeat, now)
+        self._channels.most = link.channel_max
+        self._pulse.begin(link.heartbeat, native.monotonic())
         self.watch.add(link.stream.sock, native.POLLIN)
         self._step(Event.OPENED)
 

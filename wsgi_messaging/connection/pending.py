@@ -93,10 +93,16 @@ class Outgoing:
         return not (self.abandoned or self.is_done or self.deadline <= now)
 
 
+_LOOK_AHEAD, _LOOK_AHEAD_AFTER_ALL = 10_000, 100
+"""How many messages are looked through for one with the properties that came back; and when a broker has changed them
+once, for that costs time with each."""
+
+
 class Confirms:
     """The unanswered messages of one confirming channel."""
 
     def __init__(self) -> None:
+        self._look_ahead = _LOOK_AHEAD
         self._next_tag = 1
         self._lowest_tag = 1
         self._returned_tag = 0
@@ -157,17 +163,21 @@ class Confirms:
                 and entry.body == body
             )
 
-        # Its properties, and so its message_id, come back as they were, unless the broker has put something in.
-        return self._first(lambda entry: entry.header == header and is_like_it(entry)) or self._first(is_like_it)
+        behind = range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag)
+        # Its properties, and so its message_id, come back as they were, unless the broker takes something out.
+        tag = self._first(behind[: self._look_ahead], lambda entry: entry.header == header and is_like_it(entry))
+        if not tag:
+            self._look_ahead = _LOOK_AHEAD_AFTER_ALL
+            tag = self._first(behind, is_like_it)
+        if tag:
+            self._returned_tag = tag
+            return self.entries[tag]
+        return next((e for e in self.entries.values() if not e.is_done and is_like_it(e)), None)
 
-    def _first(self, is_the_one: Callable[[Outgoing], bool]) -> Outgoing | None:
-        """Behind the last one that came back, if there is one."""
-        for tag in range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag):
-            entry = self.entries.get(tag)
-            if entry is not None and is_the_one(entry):
-                self._returned_tag = tag
-                return entry
-        return next((e for e in self.entries.values() if not e.is_done and is_the_one(e)), None)
+    def _first(self, tags: range, is_the_one: Callable[[Outgoing], bool]) -> int:
+        """The first of these messages that is the one; 0 for none."""
+        entries = self.entries
+        return next((tag for tag in tags if (entry := entries.get(tag)) is not None and is_the_one(entry)), 0)
 
     def take_all(self) -> list[Outgoing]:
         """Everything unanswered, in order of publishing; nothing stays."""

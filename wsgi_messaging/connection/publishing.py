@@ -22,9 +22,10 @@ from ..errors import ConfirmTimeout, ConnectionLost, InvalidMessage, MessagingEr
 from . import codec, frames
 from .channels import Channels, close_reason
 from .frames import Inbound
-from .lanes import Lane, PlainLane, Trial
+from .lanes import Lane, PlainLane
 from .patience import Patience
 from .pending import Outgoing
+from .trials import Trial, Trials
 
 TRIES_AFTER_REFUSALS = 3
 """How often a message is sent when the broker closes the connection on it each time."""
@@ -35,14 +36,16 @@ NACK_PAUSES = 0.05, 0.8
 """Seconds before the second try, doubled before each other one, and their most."""
 RENEW_EVERY = 0.25
 """Seconds between two renewals of a main lane that refuses: a queue that stays full has each message refused."""
-TRIALS_AT_ONCE = 32
 RETIRED_AT_MOST = 256
-"""Channels that are left to what is in flight on them; RabbitMQ allows 2,047."""
+"""Channels that are left to what is in flight on them."""
+KEPT_FREE = 8
+"""Of the channels that the broker allows, for what cannot wait."""
+SWEEP_EVERY = 1.0
+"""Seconds between two looks at what waits on trial."""
 _NEVER = float("inf")
 
 _ACK = Struct(">Q?")
 """What basic.ack says: by far the most frequent method, so it is not read by the general reader."""
-
 
 MAIN, PLAIN = 1, 2
 """The channels of the two lanes whose messages their callers encode: with a confirm of their own, and without."""
@@ -51,7 +54,8 @@ MAIN, PLAIN = 1, 2
 class Publisher:
     """The publishing side of one connection."""
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, channels: Channels, is_held: Callable[[], bool] = bool) -> None:
+        """`is_held` tells whether the broker takes no messages now."""
         self.confirmed = 0
         self.failed = 0
         self.returned = 0
@@ -66,23 +70,25 @@ class Publisher:
         self._renew_at = 0.0
         self._plain = PlainLane(PLAIN)
         self._retired: list[Lane] = []
-        self._trials: dict[tuple[str, str], Trial] = {}
+        self._trials = Trials()
+        self._is_held = is_held
+        self._sweep_at = 0.0
         self._proven = {""}
         self._refused: list[tuple[float, Outgoing]] = []
 
     @property
     def _lanes(self) -> Sequence[Lane]:
-        return (*self._retired, self._main, self._plain, *self._trials.values())
+        return (*self._retired, self._main, self._plain, *self._trials)
 
     def _waiting(self) -> list[Outgoing]:
         """What was not written, or is to be written again."""
-        on_trial = [entry for trial in self._trials.values() for entry in trial.waiting]
+        on_trial = [entry for trial in self._trials for entry in trial.waiting]
         return [*(entry for _at, entry in self._refused), *on_trial]
 
     @property
     def in_flight(self) -> int:
         """Messages that were written and not yet answered, and those that wait for their turn on trial."""
-        waiting = sum(len(trial.waiting) for trial in self._trials.values())
+        waiting = sum(len(trial.waiting) for trial in self._trials)
         return sum(len(lane.confirms) for lane in self._lanes) + waiting + len(self._refused)
 
     def told(self) -> dict[str, int]:
@@ -111,23 +117,34 @@ class Publisher:
 
     def due_at(self) -> float:
         """When `advance` has something to do."""
-        due_at = min(self._refused[0][0] if self._refused else _NEVER, self._plain.ask_at)
-        if self._trials and len(self._retired) < RETIRED_AT_MOST:
-            due_at = min(due_at, *(trial.gives_way_at() for trial in self._trials.values()))
-        return due_at
+        if self._is_held() or not (self._refused or self._trials):
+            return self._plain.ask_at
+        gives_way_at = self._trials.gives_way_at() if self._may_retire else _NEVER
+        return min(self._plain.ask_at, gives_way_at, self._refused[0][0] if self._refused else _NEVER)
+
+    @property
+    def _may_retire(self) -> bool:
+        """True while another channel may be left to what is in flight on it."""
+        return len(self._retired) < RETIRED_AT_MOST and self._channels.free > KEPT_FREE
 
     def advance(self, now: float) -> bytes:
         """Do what is due: ask the broker about plain messages, try again what was refused, pass by who stays silent."""
         written = [self._plain.ask()] if self._plain.ask_at <= now else []
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY
+            for trial in self._trials:
+                for entry in trial.sweep(now):
+                    self.drop(entry)
+        if self._is_held():
+            return b"".join(written)
         if self._refused and self._refused[0][0] <= now:
             due = [entry for at, entry in self._refused if at <= now]
             self._refused = [(at, entry) for at, entry in self._refused if at > now]
             written.append(self._put_on_trial(due, now))
-        for trial in [each for each in self._trials.values() if each.gives_way_at() <= now]:
-            if len(self._retired) < RETIRED_AT_MOST:
+        for trial in self._trials.that_give_way(now):
+            if self._may_retire:
                 self._retired.append(trial)
-                self._trials[trial.key] = follower = trial.pass_on()
-                written.append(self._try(follower, now))
+                written.append(self._try(self._trials.pass_by(trial), now))
         return b"".join(written)
 
     def look(self, now: float, *, is_excused: bool) -> None:
@@ -145,7 +162,7 @@ class Publisher:
             if self.on_round_trip is not None and (self._timed is None or self._timed.is_done):
                 self._timed, self._timed_at = entry, now
             return self._send(self._main, entry, now)
-        trial = self._trial_of(entry)
+        trial = self._trials.of(entry)
         trial.waiting.append(entry)
         return self._try(trial, now)
 
@@ -185,36 +202,29 @@ class Publisher:
 
     # On trial.
 
-    def _trial_of(self, entry: Outgoing) -> Trial:
-        key = (entry.exchange, "" if entry.exchange else entry.routing_key)
-        trial = self._trials.get(key)
-        if trial is None:
-            trial = self._trials[key] = Trial(key)
-        return trial
-
     def _put_on_trial(self, entries: Sequence[Outgoing], now: float) -> bytes:
         """Each with its destination's, in order, before those that wait there."""
         trials: dict[Trial, None] = {}
         for entry in reversed(entries):
-            trial = self._trial_of(entry)
+            trial = self._trials.of(entry)
             trial.waiting.appendleft(entry)
             trials[trial] = None
         return b"".join(self._try(trial, now) for trial in reversed(trials))
 
-    def _try(self, trial: Trial, now: float) -> bytes:
+    def _try(self, trial: Trial | None, now: float) -> bytes:
         """Send what a trial may send now. One that has nothing left ends, and the next takes its turn."""
         written: list[bytes] = []
-        while self._trials.get(trial.key) is trial and self._may_go_on(trial):
+        while trial is not None and self._trials.is_current(trial):
+            if not self._trials.may_go_on(trial, has_room=self._channels.free > KEPT_FREE):
+                break
             self._send_next(trial, now, written)
             if trial.confirms:
+                self._trials.begin(trial)
                 break
-            del self._trials[trial.key]
+            self._trials.end(trial)
             written.append(self._end(trial))
-            trial = next((each for each in self._trials.values() if not each.channel), trial)
+            trial = self._trials.first_in_line()
         return b"".join(written)
-
-    def _may_go_on(self, trial: Trial) -> bool:
-        return bool(trial.channel) or sum(bool(each.channel) for each in self._trials.values()) < TRIALS_AT_ONCE
 
     def _send_next(self, trial: Trial, now: float, written: list[bytes]) -> None:
         """What is proven meanwhile, then one message."""
@@ -236,8 +246,14 @@ class Publisher:
 
     def _end(self, lane: Lane) -> bytes:
         channel = lane.channel
+        self._trials.line_up(lane)
         lane.close()
-        return self._channels.close(channel, self._on_main_ended if lane.number == MAIN else None) if channel else b""
+        on_ended = self._on_main_ended if lane.number == MAIN else self._on_ended
+        return self._channels.close(channel, on_ended) if channel else b""
+
+    def _on_ended(self, _inbound: Inbound, now: float) -> bytes:
+        """There is room for another one."""
+        return self._try(self._trials.first_in_line(), now)
 
     def _on_main_ended(self, _inbound: Inbound | None, _now: float) -> bytes:
         """The number of the channel may be opened again."""
@@ -274,7 +290,7 @@ class Publisher:
 
     def _go_on(self, lane: Lane, now: float) -> bytes:
         """Behind an answer on it."""
-        if isinstance(lane, Trial) and self._trials.get(lane.key) is lane:
+        if isinstance(lane, Trial) and self._trials.is_current(lane):
             return self._try(lane, now)
         if lane in self._retired and not lane.confirms:
             self._retired.remove(lane)
@@ -305,12 +321,14 @@ class Publisher:
                 self._refused.append((now + pause, entry))
             else:
                 text = "the broker refused the message (basic.nack): its queue is full, or has no leader"
-                is_for_one = not entry.exchange  # behind another exchange a second queue may have taken it
-                self._fail(entry, Rejected(text), is_certain=is_for_one)
+                self._fail(entry, Rejected(text), is_certain=not entry.exchange)  # a second queue may have taken it
         self._refused.sort(key=lambda waiting: waiting[0])
+        if isinstance(lane, Trial) and not lane.confirms and now >= lane.renew_at:
+            lane.renew_at = now + NACK_PAUSES[0]
+            return self._end(lane) + self._go_on(lane, now)
         if lane is not self._main:
-            return (self._end(lane) if isinstance(lane, Trial) and not lane.confirms else b"") + self._go_on(lane, now)
-        if now < self._renew_at or len(self._retired) >= RETIRED_AT_MOST:
+            return self._go_on(lane, now)
+        if now < self._renew_at or not self._may_retire:
             return b""
         self._renew_at = now + RENEW_EVERY
         refusing, self._main = self._main, Lane()
@@ -333,6 +351,7 @@ class Publisher:
     def _on_close(self, lane: Lane, inbound: Inbound, now: float) -> bytes:
         code, text = close_reason(inbound)
         is_the_one = sum(not entry.is_done for entry in lane.confirms.entries.values()) == 1
+        self._trials.line_up(lane)
         suspects = [entry for entry in lane.close() if not entry.is_done]
         if suspects and is_the_one:
             self._condemn(suspects.pop(), code, text)
