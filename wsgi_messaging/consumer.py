@@ -21,13 +21,14 @@ from .connection import codec, frames
 from .connection.consuming import Delivered, Subscription
 from .connection.frames import Inbound
 from .connection.loop import Loop
-from .errors import ConfigurationError, InvalidMessage
+from .errors import ConfigurationError, InvalidMessage, Unavailable
 from .runtime import native
 from .runtime.waiting import (
     ApplicationThread,
     Completion,
     Mailbox,
     can_run_greenlets,
+    is_application_side,
     is_exit,
     start_application_thread,
 )
@@ -216,10 +217,16 @@ class Consumer:
         return self._subscription.is_active and not self._is_stopping
 
     def start(self, loop: Loop) -> None:
-        """Begin to take deliveries; the transport calls it."""
+        """Begin to take deliveries; the transport calls it. Raises: `Unavailable` when no thread can be started."""
         self._loop = loop
-        for number in range(self._threads):
-            self._start_one(number)
+        try:
+            if native.is_patched() and not is_application_side():
+                raise RuntimeError("a greenlet that is started here would never run; call it from one")
+            for number in range(self._threads):
+                self._start_one(number)
+        except RuntimeError as exc:
+            self.cancel(0.0)
+            raise Unavailable(f"no thread can be started: {exc}") from exc
 
     def cancel(self, timeout: float = 5.0) -> bool:
         """End it: what is being handled is finished, what was only prefetched goes back to the queue.

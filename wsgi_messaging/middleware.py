@@ -1,7 +1,8 @@
 """WSGI middleware: the worker's transport, in every request's environ.
 
-It returns the application's iterable itself, never a wrapper: uWSGI and others decide by its identity whether they
-may send a file without copying it. Nothing of a request's cost depends on the broker.
+It returns the application's iterable itself, never a wrapper, but for a generator's under a deadline: uWSGI and others
+decide by its identity whether they may send a file without copying it. Nothing of a request's cost depends on the
+broker.
 
 Layer 5.
 """
@@ -9,7 +10,8 @@ Layer 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from types import GeneratorType
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ from .settings import Settings
 from .transport import Transport
 
 ENVIRON_KEY = "wsgi_messaging.transport"
+_ENDS_AT = "wsgi_messaging.ends_at"
+"""Of the environ: when a request's time is over (monotonic), for a second middleware in it."""
 
 StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -106,13 +110,18 @@ class MessagingMiddleware:
         return self.app(environ, start_response)
 
     def _call_in_time(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        body: Iterable[bytes] = ()
-        token = deadlines.begin(self._seconds_for(environ.get(self._deadline_key)))
+        seconds = self._seconds_for(environ.get(self._deadline_key))
+        end, outer = None if seconds is None else native.monotonic() + seconds, environ.get(_ENDS_AT)
+        end = environ[_ENDS_AT] = outer if end is None else end if outer is None else min(end, outer)
+        token = deadlines.begin_at(end)
         try:
             body = self.app(environ, start_response)
-        finally:
-            if not isinstance(body, GeneratorType):  # it has yet to run, and nobody tells when it has
-                deadlines.end(token)
+        except BaseException:
+            deadlines.end(token)
+            raise
+        if isinstance(body, (GeneratorType, _InTime)):  # it has yet to run
+            return _InTime(body, token)
+        deadlines.end(token)
         return body
 
     def _seconds_for(self, said: str | None) -> float | None:
@@ -129,6 +138,37 @@ class MessagingMiddleware:
         advice = observe_first_request(environ)
         self.transport.is_one_shot = advice.one_shot
         self._observed_pid = _getpid()
+
+
+class _InTime:
+    """A response that is still being produced; its deadline is over when it is, or when the server closes it."""
+
+    def __init__(self, body: GeneratorType[bytes, None, None] | _InTime, token: Token[float | None]) -> None:
+        self._body = body
+        self._token: Token[float | None] | None = token
+
+    def __iter__(self) -> _InTime:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._body)
+        except BaseException:  # StopIteration, most of the time
+            self._end()
+            raise
+
+    def close(self) -> None:
+        """Close what produces it. Raises: what that raises."""
+        try:
+            self._body.close()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError):  # in another thread than it was begun in
+                deadlines.end(token)
 
 
 def _checked_deadline(seconds: object) -> float | None:

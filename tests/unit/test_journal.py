@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator
@@ -199,3 +200,33 @@ def test_ask_is_bounded(journal: Journal, handler: Handler) -> None:
     journal.info("held up")
     with pytest.raises(TimeoutError):
         journal.ask(lambda: 7, 0.02)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+def test_ask_goes_on_after_what_is_no_exception(journal: Journal, error: type[BaseException]) -> None:
+    """As gevent.Timeout around a look-up of credentials: the native thread gets an error, and the next answer."""
+
+    def raises() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError, match=error.__name__):
+        journal.ask(raises, 5.0)
+    assert journal.ask(lambda: "answer", 5.0) == "answer"
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_is_ended_has_a_successor(journal: Journal, handler: Handler, error: type[BaseException]) -> None:
+    def ends(_record: object) -> None:
+        raise error
+
+    emit, handler.emit = handler.emit, ends  # type: ignore[method-assign]
+    journal.warning("lost")
+    wait_until(lambda: not len(journal._records), what="the first record")
+    handler.emit = emit  # type: ignore[method-assign]
+
+    def is_written() -> bool:
+        journal.warning("written")
+        return "written" in handler.texts
+
+    wait_until(is_written, 5.0, "a record behind it")

@@ -158,6 +158,38 @@ def test_a_body_that_is_a_generator_has_the_requests_deadline(transport: Transpo
     assert context.run(lambda: list(body)) == [b"30"]
 
 
+@pytest.mark.parametrize("ends", [list, lambda body: body.close(), lambda body: (next(body), body.close())])
+def test_the_deadline_of_a_generator_is_not_left_behind(transport: Transport, ends: Callable[[Any], object]) -> None:
+    """The next thing that the thread does is a timer's, or another application's."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    def request() -> None:
+        ends(iter(inner({"REQUEST_METHOD": "GET"}, lambda status, headers: None)))
+        assert remaining_time() is None
+        ends(iter(outer({"REQUEST_METHOD": "GET"}, lambda status, headers: None)))
+        assert remaining_time() is None
+
+    inner = MessagingMiddleware(app, transport, deadline=30.0)
+    outer = MessagingMiddleware(inner, transport, deadline=20.0)
+    contextvars.copy_context().run(request)
+
+
+@pytest.mark.parametrize("options", [{"deadline": 30.0}, {"deadline_header": "X-Timeout"}])
+def test_a_second_middleware_does_not_lengthen_the_deadline(transport: Transport, options: dict[str, Any]) -> None:
+    seen: list[float | None] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(remaining_time())
+        return []
+
+    wrapped = MessagingMiddleware(MessagingMiddleware(app, transport, **options), transport, deadline=5.0)
+    contextvars.copy_context().run(wrapped, {"REQUEST_METHOD": "GET"}, lambda status, headers: None)
+    assert seen == [pytest.approx(5.0, abs=1.0)]
+
+
 def test_an_application_that_raises_leaves_no_deadline(transport: Transport) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         raise LookupError

@@ -132,9 +132,8 @@ class Publisher:
         written = [self._plain.ask()] if self._plain.ask_at <= now else []
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
-            for trial in self._trials:
-                for entry in trial.sweep(now):
-                    self.drop(entry)
+            for entry in self._trials.sweep(now):
+                self.drop(entry)
         if self._is_held():
             return b"".join(written)
         if self._refused and self._refused[0][0] <= now:

@@ -108,6 +108,15 @@ class Trials:
         follower.waiting, trial.waiting = trial.waiting, follower.waiting
         return follower
 
+    def sweep(self, now: float) -> list[Outgoing]:
+        """Take off what nobody wants any more of all that waits."""
+        unwanted = []
+        for trial in self:
+            unwanted += trial.sweep(now)
+            if not (trial.waiting or trial.confirms):
+                self.end(trial)
+        return unwanted
+
     def clear(self) -> None:
         self._all.clear()
         self._begun.clear()

@@ -27,21 +27,16 @@ def remaining_time() -> float | None:
     return None if end is None else max(0.0, end - native.monotonic())
 
 
-def begin(seconds: float | None) -> Token[float | None]:
-    """From now on the current work ends in `seconds`, or whenever it likes, until `end` or the next `begin`.
+def begin_at(end: float | None) -> Token[float | None]:
+    """From now on the current work ends at a point in time (monotonic), or whenever it likes, until `end`.
 
     For the middleware: a response may be produced after its function has returned, so there is no block to end it.
     """
-    return begin_at(None if seconds is None else native.monotonic() + seconds)
-
-
-def begin_at(end: float | None) -> Token[float | None]:
-    """As `begin`, for a point in time (monotonic)."""
     return _ends_at.set(end)
 
 
 def end(token: Token[float | None]) -> None:
-    """The work is over that began with `begin`."""
+    """The work is over that began with `begin_at`."""
     _ends_at.reset(token)
 
 

@@ -18,7 +18,14 @@ from functools import partial
 from typing import TypeVar
 
 from . import native
-from .waiting import ApplicationThread, Completion, Mailbox, is_application_side, start_application_thread
+from .waiting import (
+    ApplicationThread,
+    Completion,
+    Mailbox,
+    is_application_side,
+    is_exit,
+    start_application_thread,
+)
 
 T = TypeVar("T")
 
@@ -76,9 +83,12 @@ class Journal:
         def put_the_question() -> None:
             try:
                 answers.append(question())
-            except Exception as exc:  # noqa: BLE001  (raised again, on the thread that asks)
-                failures.append(exc)
-            answered.set()
+            except BaseException as exc:  # raised again, on the thread that asks, which only an Exception leaves alive
+                failures.append(exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}"))
+                if is_exit(exc):
+                    raise
+            finally:
+                answered.set()
 
         self._hand_over(put_the_question, first=True)
         if not answered.wait(timeout):
@@ -103,6 +113,13 @@ class Journal:
                 self._writer_token.release()
 
     def _write_all(self) -> None:
+        try:
+            self._write_what_comes()
+        except BaseException:  # it is ended from outside: whoever has something to write starts another
+            self._writer_token.release()
+            raise
+
+    def _write_what_comes(self) -> None:
         while True:
             record = self._records.get(self._linger)
             if record is not None:
@@ -120,5 +137,7 @@ def _do(task: Callable[[], None]) -> None:
     """A handler of logging that raises must not end the writer; it is told as logging itself tells such errors."""
     try:
         task()
-    except Exception:  # noqa: BLE001
+    except BaseException as exc:
+        if is_exit(exc):
+            raise
         traceback.print_exc()
