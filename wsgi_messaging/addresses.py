@@ -26,7 +26,7 @@ def parse_url(url: str) -> tuple[tuple[Broker, ...], dict[str, str]]:
 
     Raises: `ConfigurationError`, which names the part that is wrong.
     """
-    brokers: list[Broker] = []
+    brokers: list[tuple[Broker, bool]] = []
     options: dict[str, str] = {}
     scheme = ""
     for part in url.split(";"):
@@ -41,7 +41,7 @@ def parse_url(url: str) -> tuple[tuple[Broker, ...], dict[str, str]]:
     return _with_shared_credentials(brokers), options
 
 
-def _parse_one(rest: str, is_tls: bool) -> tuple[list[Broker], dict[str, str]]:
+def _parse_one(rest: str, is_tls: bool) -> tuple[list[tuple[Broker, bool]], dict[str, str]]:
     location, _, query = rest.partition("?")
     authorities, slash, path = location.partition("/")
     if "@" in path:
@@ -51,18 +51,20 @@ def _parse_one(rest: str, is_tls: bool) -> tuple[list[Broker], dict[str, str]]:
     return brokers, dict(parse_qsl(query, keep_blank_values=True))
 
 
-def _parse_authority(authority: str, is_tls: bool, virtual_host: str) -> Broker:
-    credentials, at, location = authority.rpartition("@")
+def _parse_authority(authority: str, is_tls: bool, virtual_host: str) -> tuple[Broker, bool]:
+    """The broker, and whether credentials are written for it."""
+    credentials, _, location = authority.rpartition("@")
     userid, colon, password = credentials.partition(":")
     host, port = _host_and_port(location, is_tls)
-    return Broker(
+    broker = Broker(
         host=host,
         port=port,
-        userid=unquote(userid) if at and userid else "guest",
+        userid=unquote(userid) if userid else "guest",
         password=unquote(password) if colon else "guest",
         virtual_host=virtual_host,
         is_tls=is_tls,
     )
+    return broker, bool(credentials)
 
 
 def _host_and_port(location: str, is_tls: bool) -> tuple[str, int]:
@@ -80,12 +82,10 @@ def _host_and_port(location: str, is_tls: bool) -> tuple[str, int]:
     return host or "127.0.0.1", int(port_text)
 
 
-def _with_shared_credentials(brokers: list[Broker]) -> tuple[Broker, ...]:
+def _with_shared_credentials(brokers: list[tuple[Broker, bool]]) -> tuple[Broker, ...]:
     """Hosts written without credentials, behind one that has them, take its: `amqp://u:p@a,b,c//`."""
-    first = brokers[0]
+    first, _is_written = brokers[0]
     return tuple(
-        replace(broker, userid=first.userid, password=first.password)
-        if (broker.userid, broker.password) == ("guest", "guest")
-        else broker
-        for broker in brokers
+        broker if is_written else replace(broker, userid=first.userid, password=first.password)
+        for broker, is_written in brokers
     )

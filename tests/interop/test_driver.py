@@ -437,3 +437,27 @@ def test_retry_bounds_what_is_spent_on_a_broker_that_is_away() -> None:
 
 def test_names_of_the_errors_with_at_least_once(rabbitmq: RabbitMQ) -> None:
     assert run(rabbitmq.url, "mandatory").split() == ["MessageUndeliverable", "MessageUndeliverable", "None"]
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [("guest:guest@", "guest:guest"), ("", "guest:guest"), ("user@", "user:guest"), ("user:@", "user:guest")],
+)
+def test_a_host_never_gets_the_password_of_another(credentials: str, expected: str) -> None:
+    """In whichever order the hosts are; the rabbit driver, too, fills with "guest" what is missing or empty."""
+    code = (
+        "import sys; from oslo_config import cfg; from oslo_messaging import TransportURL\n"
+        "from wsgi_messaging.addresses import parse_url; from wsgi_messaging.oslo.driver_options import amqp_url\n"
+        "url = TransportURL.parse(cfg.CONF, sys.argv[1])\n"
+        "found = {broker for _ in range(50) for broker in parse_url(amqp_url(url, is_tls=False))[0]}\n"
+        "print(*sorted(f'{each.userid}:{each.password}@{each.host}' for each in found))\n"
+    )
+    done = subprocess.run(
+        [interpreter(), "-W", "ignore", "-c", code, f"wsgi+rabbit://{credentials}a,svc:pw@b/"],
+        env=processes.environment(PYTHONPATH=str(processes.ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == sorted([f"{expected}@a", "svc:pw@b"])

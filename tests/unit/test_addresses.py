@@ -83,6 +83,20 @@ def test_mixed_hosts() -> None:
     )
 
 
+@pytest.mark.parametrize("written", ["guest:guest", "guest", ":guest"])
+@pytest.mark.parametrize("between", [",", ";"])
+def test_guest_that_is_written_is_no_host_without_credentials(written: str, between: str) -> None:
+    """Fails when the first host's password goes to one that has credentials of its own."""
+    brokers, _query = parse_url(f"amqp://u:p@a{between}{written}@b{between}c{between}@d")
+    assert brokers == (broker("a", userid="u", password="p"), broker("b")) + tuple(
+        broker(host, userid="u", password="p") for host in "cd"
+    )
+
+
+def test_credentials_are_not_taken_from_a_host_further_on() -> None:
+    assert parse_url("amqp://a,u:p@b,c")[0] == (broker("a"), broker("b", userid="u", password="p"), broker("c"))
+
+
 def test_query() -> None:
     _brokers, query = parse_url("amqp://h/v?heartbeat=5&cacertfile=%2Fca.pem&empty=")
     assert query == {"heartbeat": "5", "cacertfile": "/ca.pem", "empty": ""}

@@ -164,8 +164,12 @@ def amqp_url(url: Any, *, is_tls: bool) -> str:
 def _location(host: Any) -> str:
     name = host.hostname or "localhost"
     name = f"[{name}]" if ":" in name else name
-    return f"{_credentials(host.username, host.password)}{name}:{host.port or 5672}"
+    return f"{_credentials(host.username, host.password)}@{name}:{host.port or 5672}"
 
 
 def _credentials(*parts: str | None) -> str:
-    return ":".join(quote(part or "guest", safe="") for part in parts) + "@" if any(parts) else ""
+    """Always written, or a host without would take those of whichever comes first.
+
+    What is missing or empty is "guest", as it is for the rabbit driver.
+    """
+    return ":".join(quote(part or "guest", safe="") for part in parts)
