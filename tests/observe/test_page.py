@@ -25,7 +25,12 @@ from wsgi_messaging.observe.page import StatusPage
 from wsgi_messaging.observe.status import Board, RoundTripsSeen, Row
 
 TOKEN = "0123456789abcdef"
-LOCAL = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000", "SERVER_PROTOCOL": "HTTP/1.1"}
+LOCAL = {
+    "REMOTE_ADDR": "127.0.0.1",
+    "HTTP_HOST": "localhost:8000",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "HTTP_CONNECTION": "keep-alive",
+}
 REMOTE = {**LOCAL, "REMOTE_ADDR": "192.0.2.7", "HTTP_HOST": "shop.example"}
 HOSTILE = "<img src=x onerror=alert(1)>\"&'"
 
@@ -105,6 +110,7 @@ def test_this_host_sees_it(page: StatusPage, address: str, host: str) -> None:
         {"HTTP_X_REAL_IP": "127.0.0.1"},
         {"HTTP_VIA": "1.1 proxy"},
         {"SERVER_PROTOCOL": "HTTP/1.0"},
+        {"HTTP_CONNECTION": ""},
         {"QUERY_STRING": f"token={TOKEN}"},
     ],
     ids=str,
@@ -113,6 +119,16 @@ def test_nobody_else_does(page: StatusPage, change: dict[str, str]) -> None:
     """Fails when a proxy on this host, or a name that was made to resolve to it, passes for this host."""
     local = LOCAL if "QUERY_STRING" not in change else REMOTE
     assert not is_shown(page, **local | change)
+
+
+@pytest.mark.parametrize("path", ["/status", "/status.json"])
+def test_a_proxy_that_gives_nothing_away_is_refused_and_told_what_to_set(page: StatusPage, path: str) -> None:
+    """Fails when nginx 1.29.7 with nothing but `proxy_pass http://127.0.0.1:8000` opens the page to everybody."""
+    passed_on = {name: value for name, value in LOCAL.items() if name != "HTTP_CONNECTION"}
+    passed_on |= {"HTTP_HOST": "127.0.0.1:8000", "HTTP_USER_AGENT": "Mozilla/5.0", "PATH_INFO": path}
+    status, _headers, body = ask(page, **passed_on)
+    assert status == "403 Forbidden"
+    assert b"status_token" in body and b"wsgi-messaging status" in body
 
 
 def test_a_missing_address_is_nobody(page: StatusPage) -> None:

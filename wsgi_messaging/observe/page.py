@@ -1,8 +1,8 @@
 """The status page: every worker's connections, live, on loopback or with a token.
 
-Who may see it: without a token, requests that come from this host and were not passed on by a proxy; with a token,
-whoever presents it, wherever from, and nobody else, because a proxy on this host need not say that it is one. No
-password and nothing of a message is on it.
+Who may see it: without a token, a browser on this host; with a token, whoever presents it, wherever from, and nobody
+else. Where a proxy stands in front on this host there must be a token: a proxy need not say that it is one, and what
+is refused without a token are those that are known by what they send. No password and nothing of a message is on it.
 
 Layer 5.
 """
@@ -41,6 +41,12 @@ _SAFE_HEADERS = (
     ("X-Frame-Options", "DENY"),
 )
 
+_ONLY_TOKEN = "not allowed: with the token only"
+_ONLY_LOCAL = (
+    "not allowed: no status_token is set, and this does not look like a browser on this host without a proxy between; "
+    "set one, or use the command wsgi-messaging status"
+)
+
 Environ = dict[str, Any]
 
 
@@ -61,7 +67,7 @@ class StatusPage:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ.get("REQUEST_METHOD", "GET")
         if not self._is_allowed(environ):
-            status, headers, body = _refusal("403 Forbidden", "not allowed: from this host only, or with a token")
+            status, headers, body = _refusal("403 Forbidden", _ONLY_LOCAL if self._token is None else _ONLY_TOKEN)
         elif method not in ("GET", "HEAD"):
             status, headers, body = _refusal("405 Method Not Allowed", "GET or HEAD")
             headers.append(("Allow", "GET, HEAD"))
@@ -126,12 +132,16 @@ def _query_token(environ: Environ) -> str | None:
 
 
 def _is_local(environ: Environ) -> bool:
-    """From this host, to this host by name, and not on behalf of somebody else.
+    """From this host, to this host by name, and not on behalf of somebody else as far as that can be seen.
 
     The name is asked for because a page from elsewhere can have its own name resolve to 127.0.0.1 (DNS rebinding).
-    HTTP/1.0 is what nginx speaks to its upstreams unless told otherwise, without a header that gives it away.
+    nginx with nothing but `proxy_pass http://127.0.0.1:8000` sends that name and no header that gives it away. Before
+    1.29.7 it speaks HTTP/1.0; since then HTTP/1.1 without the header Connection, which every browser sends. A proxy
+    that is told to send `Connection: close` looks like a program on this host.
     """
     if any(name in environ for name in _FORWARDING) or environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return False
+    if not environ.get("HTTP_CONNECTION"):
         return False
     return _is_loopback(str(environ.get("REMOTE_ADDR", ""))) and _is_local_name(str(environ.get("HTTP_HOST", "")))
 
