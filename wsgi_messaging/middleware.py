@@ -50,9 +50,9 @@ class MessagingMiddleware:
     that is called knows (`remaining_time()`). `deadline_header` names a header in which a client says how many seconds
     it waits; the shorter of the two counts. It holds until the application returns, and in a body that is a generator.
 
-    With `status_path` it answers itself for that path and `<path>.json` with the page of all workers' connections: on
-    loopback, or with `status_token` for whoever presents it. With `health_path` it answers for `<path>/livez` and
-    `<path>/readyz`; "" puts them at the root.
+    With `status_path` it answers itself for that path and `<path>.json` with the page of all workers' connections: for
+    whoever presents `status_token`; where that is "loopback", for this host, on which no proxy may stand in front then.
+    With `health_path` it answers for `<path>/livez` and `<path>/readyz`; "" puts them at the root.
 
     Without a transport one is made from the environment and `settings` (the names of `Settings`). The first request
     of each process is looked at once: a server whose hook did not run is named in one log line.

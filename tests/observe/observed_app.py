@@ -32,4 +32,4 @@ def app(environ, start_response):
     return [body]
 
 
-application = MessagingMiddleware(app, transport, status_path="/status", health_path="")
+application = MessagingMiddleware(app, transport, status_path="/status", status_token="loopback", health_path="")

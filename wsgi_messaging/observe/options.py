@@ -8,6 +8,8 @@ from __future__ import annotations
 from ..errors import ConfigurationError
 
 SHORTEST_TOKEN = 16
+LOOPBACK = "loopback"
+"""In place of a token: for this host, and the deployer says that no proxy stands in front. Too short to be a token."""
 
 
 def checked_path(option: str, path: object, hint: str = "") -> str:
@@ -18,7 +20,9 @@ def checked_path(option: str, path: object, hint: str = "") -> str:
 
 
 def checked_token(token: object) -> str:
-    """Raises: `ConfigurationError`, without the token."""
+    """A token, or `LOOPBACK`. Raises: `ConfigurationError`, without the token."""
+    if token == LOOPBACK:
+        return LOOPBACK
     if isinstance(token, str) and len(token) >= SHORTEST_TOKEN and token.isascii() and token.isprintable():
         return token
     raise ConfigurationError(f"status_token: it must have at least {SHORTEST_TOKEN} characters, all printable ASCII")

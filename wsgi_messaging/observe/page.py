@@ -1,8 +1,8 @@
 """The status page: every worker's connections, live, on loopback or with a token.
 
-Who may see it: without a token, a browser on this host; with a token, whoever presents it, wherever from, and nobody
-else. Where a proxy stands in front on this host there must be a token: a proxy need not say that it is one, and what
-is refused without a token are those that are known by what they send. No password and nothing of a message is on it.
+Who may see it: without a token, nobody; with one, whoever presents it, wherever from, and nobody else. With the word
+`loopback` in its place, a browser on this host; no proxy may stand in front then: one need not say that it is one, and
+what is refused are those that are known by what they send. No password and nothing of a message is on it.
 
 Layer 5.
 """
@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 from ..transport import Transport
 from . import markup
-from .options import checked_path, checked_token
+from .options import LOOPBACK, checked_path, checked_token
 from .status import Board, board_of
 
 COOKIE = "wsgi_messaging_status"
@@ -42,10 +42,10 @@ _SAFE_HEADERS = (
 )
 
 _ONLY_TOKEN = "not allowed: with the token only"
-_ONLY_LOCAL = (
-    "not allowed: no status_token is set, and this does not look like a browser on this host without a proxy between; "
-    "set one, or use the command wsgi-messaging status"
-)
+_REFUSALS = {
+    None: "not allowed: set status_token, or use the command wsgi-messaging status, which needs none",
+    LOOPBACK: "not allowed: for a browser on this host; else set another status_token, or use wsgi-messaging status",
+}
 
 Environ = dict[str, Any]
 
@@ -67,11 +67,11 @@ class StatusPage:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ.get("REQUEST_METHOD", "GET")
         if not self._is_allowed(environ):
-            status, headers, body = _refusal("403 Forbidden", _ONLY_LOCAL if self._token is None else _ONLY_TOKEN)
+            status, headers, body = _refusal("403 Forbidden", _REFUSALS.get(self._token, _ONLY_TOKEN))
         elif method not in ("GET", "HEAD"):
             status, headers, body = _refusal("405 Method Not Allowed", "GET or HEAD")
             headers.append(("Allow", "GET, HEAD"))
-        elif self._token is not None and _query_token(environ) is not None:
+        elif self._token != LOOPBACK and _query_token(environ) is not None:
             status, headers, body = self._taken_from_the_url(environ)
         else:
             status, headers, body = self._answer(environ)
@@ -97,6 +97,8 @@ class StatusPage:
 
     def _is_allowed(self, environ: Environ) -> bool:
         if self._token is None:
+            return False
+        if self._token == LOOPBACK:
             return _is_local(environ)
         expected = self._token.encode()
         return any(hmac.compare_digest(each.encode("utf-8", "replace"), expected) for each in _presented(environ))
@@ -135,13 +137,10 @@ def _is_local(environ: Environ) -> bool:
     """From this host, to this host by name, and not on behalf of somebody else as far as that can be seen.
 
     The name is asked for because a page from elsewhere can have its own name resolve to 127.0.0.1 (DNS rebinding).
-    nginx with nothing but `proxy_pass http://127.0.0.1:8000` sends that name and no header that gives it away. Before
-    1.29.7 it speaks HTTP/1.0; since then HTTP/1.1 without the header Connection, which every browser sends. A proxy
-    that is told to send `Connection: close` looks like a program on this host.
+    nginx with nothing but `proxy_pass http://127.0.0.1:8000` sends that name and no header that gives it away: before
+    1.29.7 it speaks HTTP/1.0, since then it looks like a program on this host.
     """
     if any(name in environ for name in _FORWARDING) or environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
-        return False
-    if not environ.get("HTTP_CONNECTION"):
         return False
     return _is_loopback(str(environ.get("REMOTE_ADDR", ""))) and _is_local_name(str(environ.get("HTTP_HOST", "")))
 
