@@ -341,6 +341,20 @@ def test_a_batch_comes_again_as_a_whole(transport: MemoryTransport, result: Any)
     assert listener.status().requeued >= 2
 
 
+def test_a_batch_that_holds_a_notification_twice_leaves_nothing_unsettled(transport: MemoryTransport) -> None:
+    """What stays unsettled takes a place of the prefetch for ever."""
+    endpoint = Batch()
+    with batching(transport, endpoint, batch_size=2, batch_timeout=0.05, pool_size=1) as listener:
+        for number in range(6):
+            for _ in range(2):
+                raw(transport, enveloped({**GOOD, "payload": number, "_unique_id": f"id {number}"}))
+        wait_until(lambda: listener.status().received == 12, 5.0, "all of them")
+        assert transport.drain()
+    assert sorted({payload for _priority, payloads in endpoint.batches for payload in payloads}) == list(range(6))
+    assert listener.status().handled + listener.status().duplicates == 12
+    assert transport.waiting("notifications.info") == []
+
+
 # Starting and stopping.
 
 

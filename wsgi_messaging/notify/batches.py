@@ -24,8 +24,8 @@ class Batches(Generic[T]):
     """Collects items into batches of `size` and has `handle` called with each, on `threads` threads.
 
     `timeout` is counted from the first item of a batch; None waits for as long as it takes. Of items with the same
-    `key` in one batch the latest stays: after a reconnect what was collected comes again, and only the later one can
-    be acknowledged.
+    `key` in one batch the latest stays, and `drop` is called with the earlier one: after a reconnect what was
+    collected comes again, and only the later one can be acknowledged.
     """
 
     def __init__(
@@ -35,12 +35,14 @@ class Batches(Generic[T]):
         threads: int,
         handle: Callable[[list[T]], None],
         key: Callable[[T], Hashable],
+        drop: Callable[[T], None],
     ) -> None:
         self._size = size
         self._timeout = float("inf") if timeout is None else timeout
         self._threads = threads
         self._handle = handle
         self._key = key
+        self._drop = drop
         self._items: Mailbox[T] = Mailbox()
         self._complete: Mailbox[list[T]] = Mailbox()
         self._is_stopping = False
@@ -77,7 +79,10 @@ class Batches(Generic[T]):
             remaining = max(0.0, ends_at - native.monotonic())
             item = self._items.get(min(remaining, _IDLE))
             if item is not None:
-                batch[self._key(item)] = item
+                key = self._key(item)
+                if key in batch:
+                    self._drop(batch[key])
+                batch[key] = item
             elif remaining == 0.0:
                 break
         return list(batch.values())

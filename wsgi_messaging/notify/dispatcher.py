@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from ..rpc.serializer import NoOpSerializer, Serializer
@@ -38,6 +39,25 @@ class NotificationResult:
     REQUEUE = "requeue"
 
 
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """What became of the messages of a listener; every number but `queues` only grows."""
+
+    queues: tuple[str, ...]
+    """Those that the broker delivers from at the moment."""
+    received: int
+    handled: int
+    """Acknowledged after the endpoints had their turn."""
+    requeued: int
+    failed: int
+    """Calls of an endpoint that ended in an exception."""
+    ignored: int
+    """Messages (in a batch listener: batches) that no endpoint wanted; they count as handled, too."""
+    duplicates: int
+    rejected: int
+    """No notification: wrong content type, no JSON, wrong version of the envelope."""
+
+
 class Tally:
     """Counters of one listener; they only grow."""
 
@@ -49,6 +69,9 @@ class Tally:
         self.ignored = 0
         self.duplicates = 0
         self.rejected = 0
+
+    def status(self, queues: tuple[str, ...]) -> ListenerStatus:
+        return ListenerStatus(queues=queues, **vars(self))
 
 
 class Dispatcher:

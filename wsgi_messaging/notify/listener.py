@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +26,7 @@ from ..runtime import native, worker
 from ..runtime.waiting import Completion, start_application_thread
 from ..transport import Transport
 from .batches import Batches
-from .dispatcher import Arguments, Around, Dispatcher, NotificationResult, Tally
+from .dispatcher import Arguments, Around, Dispatcher, ListenerStatus, NotificationResult, Tally
 from .notification import Notification, read
 from .sending import checked_count, untold
 
@@ -49,25 +48,6 @@ class Target(Protocol):
 
     @property
     def exchange(self) -> str | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerStatus:
-    """What became of the messages of a listener; every number but `queues` only grows."""
-
-    queues: tuple[str, ...]
-    """Those that the broker delivers from at the moment."""
-    received: int
-    handled: int
-    """Acknowledged after the endpoints had their turn."""
-    requeued: int
-    failed: int
-    """Calls of an endpoint that ended in an exception."""
-    ignored: int
-    """Messages (in a batch listener: batches) that no endpoint wanted; they count as handled, too."""
-    duplicates: int
-    rejected: int
-    """No notification: wrong content type, no JSON, wrong version of the envelope."""
 
 
 class _Received(NamedTuple):
@@ -137,7 +117,7 @@ class NotificationListener:
         if batch_size is not None:
             self._threads = 1
             self._prefetch = prefetch or batch_size * (pool_size + 1)
-            self._batches = Batches(batch_size, batch_timeout, pool_size, self._handle_batch, _batch_key)
+            self._batches = Batches(batch_size, batch_timeout, pool_size, self._handle_batch, _batch_key, self._drop)
         self._handled = _Memory(_REMEMBERED)
         self._consumers: list[Consumer] = []
         self._is_started = self._is_stopping = False
@@ -243,17 +223,7 @@ class NotificationListener:
 
     def status(self) -> ListenerStatus:
         """What became of the messages so far. Never blocks."""
-        tally = self._tally
-        return ListenerStatus(
-            queues=tuple(consumer.queue for consumer in self._consumers if consumer.is_active),
-            received=tally.received,
-            handled=tally.handled,
-            requeued=tally.requeued,
-            failed=tally.failed,
-            ignored=tally.ignored,
-            duplicates=tally.duplicates,
-            rejected=tally.rejected,
-        )
+        return self._tally.status(tuple(consumer.queue for consumer in self._consumers if consumer.is_active))
 
     # Deliveries, on the consumers' threads and those of the batches.
 
@@ -274,6 +244,11 @@ class NotificationListener:
         outcome = self._dispatcher.dispatch_batch(messages, self._told(batch))
         for received, is_done in zip(batch, outcome, strict=True):
             self._settle(received, is_done)
+
+    def _drop(self, received: _Received) -> None:
+        """Of two that are the same in one batch, the earlier one."""
+        self._tally.duplicates += 1
+        received.delivery.ack()
 
     def _told(self, batch: Sequence[_Received]) -> Around:
         """What the transport's instrument puts around each method of an endpoint."""
