@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -353,6 +354,94 @@ def test_a_batch_that_holds_a_notification_twice_leaves_nothing_unsettled(transp
     assert sorted({payload for _priority, payloads in endpoint.batches for payload in payloads}) == list(range(6))
     assert listener.status().handled + listener.status().duplicates == 12
     assert transport.waiting("notifications.info") == []
+
+
+class Choosy:
+    """A filter that fails on what it does not expect."""
+
+    def match(self, context: Any, publisher_id: str, event_type: str, metadata: Any, payload: Any) -> bool:
+        return "id" in payload
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_a_filter_that_fails_costs_that_message_only(transport: MemoryTransport, batch: Any) -> None:
+    """As an endpoint that fails: acknowledged, or tried again."""
+    endpoint = Batch() if batch else Endpoint("info")
+    endpoint.filter_rule = Choosy()  # type: ignore[union-attr]
+    with batching(transport, endpoint, pool_size=1, **batch) as listener:
+        for payload in (None, None, {"id": 1}):
+            Notifier(transport, "p").info({}, "e", payload)
+        assert transport.drain()
+        assert (listener.status().failed, listener.status().handled) == (2, 3)
+    assert listener.status().ignored == 0
+
+
+def test_a_failing_filter_brings_a_batch_again_where_it_may_come(transport: MemoryTransport) -> None:
+    endpoint = Batch()
+    endpoint.filter_rule = Choosy()  # type: ignore[attr-defined]
+    with batching(transport, endpoint, batch_size=1, pool_size=1, allow_requeue=True) as listener:
+        Notifier(transport, "p").info({}, "e", None)
+        wait_until(lambda: listener.status().requeued >= 3, 5.0, "a third try")
+
+
+class Broken:
+    """An instrument that fails where somebody listens."""
+
+    def notifying(self, *_arguments: Any) -> Any:
+        return nullcontext({})
+
+    def hearing(self, heard: Any) -> Any:
+        raise RuntimeError("the instrument failed")
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_an_instrument_that_fails_stalls_no_listener(transport: MemoryTransport, batch: Any) -> None:
+    endpoint = Batch() if batch else Endpoint("info")
+    with batching(transport, endpoint, pool_size=1, **batch) as listener:
+        transport.instrument = Broken()  # type: ignore[assignment]
+        Notifier(transport, "p").info({}, "e", 1)
+        wait_until(lambda: listener.status().failed == 1, 5.0, "the failure")
+        transport.instrument = None
+        Notifier(transport, "p").info({}, "e", 2)
+        assert transport.drain()
+        assert listener.status().handled == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_batch_that_ends_its_thread_each_time_is_given_up(transport: MemoryTransport) -> None:
+    class Ending:
+        calls = 0
+
+        def info(self, messages: list[dict[str, Any]]) -> None:
+            self.calls += 1
+            raise KeyboardInterrupt
+
+    endpoint = Ending()
+    with batching(transport, endpoint, batch_size=1, pool_size=1) as listener:
+        Notifier(transport, "p").info({}, "e", 1)
+        wait_until(lambda: listener.status().handled == 1, 5.0, "the end of it")
+    assert endpoint.calls == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_another_thread_takes_the_place_of_one_that_an_endpoint_ended(transport: MemoryTransport) -> None:
+    """Its batch comes again."""
+    causes: dict[int, BaseException] = {0: KeyboardInterrupt(), 1: GeneratorExit()}
+
+    class Ending(Batch):
+        def info(self, messages: list[dict[str, Any]]) -> Any:
+            cause = causes.pop(messages[0]["payload"], None)
+            if cause is not None:
+                raise cause
+            return super().info(messages)
+
+    endpoint = Ending()
+    with batching(transport, endpoint, batch_size=1, pool_size=1) as listener:
+        for number in range(3):
+            Notifier(transport, "p").info({}, "e", number)
+        wait_until(lambda: listener.status().handled == 3, 5.0, "all of them")
+    assert sorted(payload for _priority, payloads in endpoint.batches for payload in payloads) == [0, 1, 2]
 
 
 # Starting and stopping.

@@ -8,11 +8,15 @@ Layer 4: imports runtime.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, start_application_thread
+from ..runtime.waiting import Completion, Mailbox, can_run_greenlets, is_exit, start_application_thread
+
+logger = logging.getLogger("wsgi_messaging.notify")
 
 T = TypeVar("T")
 
@@ -54,7 +58,10 @@ class Batches(Generic[T]):
         """Start the threads."""
         start_application_thread("wsgi-messaging-notify-collect", self._collect_all)
         for number in range(self._threads):
-            start_application_thread(f"wsgi-messaging-notify-batch-{number}", self._handle_all)
+            self._start_one(number)
+
+    def _start_one(self, number: int) -> None:
+        start_application_thread(f"wsgi-messaging-notify-batch-{number}", partial(self._handle_all, number))
 
     def stop(self, timeout: float) -> bool:
         """Begin no more batches. Blocks: until those begun are handled, up to `timeout`; False when one is not."""
@@ -87,13 +94,36 @@ class Batches(Generic[T]):
                 break
         return list(batch.values())
 
-    def _handle_all(self) -> None:
+    def _handle_all(self, number: int) -> None:
         try:
             while not self._is_stopping:
                 batch = self._complete.get(_IDLE)
                 if batch is not None:
-                    self._handle(batch)
-        finally:
-            self._running.pop()
-            if not self._running:
-                self._ended.set()
+                    self._handle_one(batch)
+        except BaseException:
+            self._hand_on(number)
+            raise
+        self._leave()
+
+    def _handle_one(self, batch: list[T]) -> None:
+        try:
+            self._handle(batch)
+        except BaseException as exc:
+            if is_exit(exc):
+                raise
+            logger.exception("a batch of %d could not be handled", len(batch))
+
+    def _hand_on(self, number: int) -> None:
+        """Have another thread take the place of this one, which is ended from outside."""
+        if not self._is_stopping and can_run_greenlets():
+            try:
+                self._start_one(number)
+                return
+            except RuntimeError as exc:
+                logger.error("a thread for batches ended, and none could be started in its place: %s", exc)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._running.pop()
+        if not self._running:
+            self._ended.set()

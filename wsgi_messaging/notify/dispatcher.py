@@ -1,7 +1,7 @@
 """From a notification to the endpoints' methods: by priority, filtered, in the endpoints' order.
 
-Nothing that an endpoint does raises out of here, but for what ends its thread on purpose: an exception is a wish to
-have the message again, as in oslo.messaging.
+Nothing that an endpoint, its filter or an instrument does raises out of here, but for what ends its thread on purpose:
+an exception is a wish to have the message again, as in oslo.messaging.
 
 Layer 4: imports runtime.waiting, rpc.serializer.
 """
@@ -26,6 +26,9 @@ Arguments = dict[str, Any]
 
 Around = Callable[[Sequence[int]], AbstractContextManager[None]]
 """In what to call a method, given the positions in the batch of the messages that it gets."""
+
+_Give = Callable[[Callable[..., Any], list[Arguments]], Any]
+"""How a method is called with the messages that are for it."""
 
 
 def _nothing(_positions: Sequence[int]) -> AbstractContextManager[None]:
@@ -106,53 +109,51 @@ class Dispatcher:
 
     def dispatch(self, priority: str, message: Arguments, around: Around = _nothing) -> bool:
         """Give one message to those who want it. False when one of them wants it again: the others are not asked."""
-        has_taker = False
-        for screen, method in self._methods.get(priority, ()):
-            if not _is_wanted(screen, message):
-                continue
-            has_taker = True
-            if not self._call(
-                around((0,)),
-                method,
-                message["ctxt"],
-                message["publisher_id"],
-                message["event_type"],
-                message["payload"],
-                message["metadata"],
-            ):
-                return False
-        self._tally.ignored += not has_taker
-        return True
+        return self._offer(priority, {0: message}, _give_one, around)
 
     def dispatch_batch(self, batch: Sequence[tuple[str, Arguments]], around: Around = _nothing) -> list[bool]:
         """Give a batch, priority by priority, each as a list. False for the messages that are wanted again."""
         is_done = [True] * len(batch)
         for priority in sorted({each for each, _message in batch}):
-            positions = [position for position, (each, _message) in enumerate(batch) if each == priority]
-            takers = 0
-            for screen, method in self._methods.get(priority, ()):
-                wanted = [position for position in positions if _is_wanted(screen, batch[position][1])]
+            messages = {at: message for at, (each, message) in enumerate(batch) if each == priority}
+            if not self._offer(priority, messages, _give_list, around):
+                for position in messages:
+                    is_done[position] = False
+        return is_done
+
+    def _offer(self, priority: str, messages: dict[int, Arguments], give: _Give, around: Around) -> bool:
+        """Ask the methods of one priority, in order, until one wants the messages again. True when none does."""
+        takers = 0
+        for screen, method in self._methods.get(priority, ()):
+            try:
+                wanted = [position for position, message in messages.items() if _is_wanted(screen, message)]
                 if not wanted:
                     continue
                 takers += 1
-                if not self._call(around(wanted), method, [batch[position][1] for position in wanted]):
-                    for position in positions:
-                        is_done[position] = False
-                    break
-            self._tally.ignored += 0 if takers else len(positions)
-        return is_done
+                with around(wanted):
+                    result = give(method, [messages[position] for position in wanted])
+                    is_wanted_again = bool(result == NotificationResult.REQUEUE)
+            except BaseException as exc:
+                self._tally.failed += 1
+                logger.exception("a notification endpoint failed")
+                if is_exit(exc):
+                    raise
+                return False
+            if is_wanted_again:
+                return False
+        self._tally.ignored += 0 if takers else len(messages)
+        return True
 
-    def _call(self, around: AbstractContextManager[None], method: Callable[..., Any], *arguments: Any) -> bool:
-        try:
-            with around:
-                result = method(*arguments)
-            return bool(result != NotificationResult.REQUEUE)
-        except BaseException as exc:
-            self._tally.failed += 1
-            logger.exception("a notification endpoint failed")
-            if is_exit(exc):
-                raise
-            return False
+
+def _give_one(method: Callable[..., Any], messages: list[Arguments]) -> Any:
+    message = messages[0]
+    return method(
+        message["ctxt"], message["publisher_id"], message["event_type"], message["payload"], message["metadata"]
+    )
+
+
+def _give_list(method: Callable[..., Any], messages: list[Arguments]) -> Any:
+    return method(messages)
 
 
 def _is_wanted(screen: NotificationFilter | None, message: Arguments) -> bool:

@@ -241,14 +241,27 @@ class NotificationListener:
 
     def _handle_batch(self, batch: list[_Received]) -> None:
         messages = [(each.notification.priority, each.message) for each in batch]
-        outcome = self._dispatcher.dispatch_batch(messages, self._told(batch))
-        for received, is_done in zip(batch, outcome, strict=True):
-            self._settle(received, is_done)
+        try:
+            outcome = self._dispatcher.dispatch_batch(messages, self._told(batch))
+            for received, is_done in zip(batch, outcome, strict=True):
+                self._settle(received, is_done)
+        except BaseException:
+            for received in batch:
+                if not received.delivery.is_settled:
+                    self._give_back(received)
+            raise
 
     def _drop(self, received: _Received) -> None:
         """Of two that are the same in one batch, the earlier one."""
         self._tally.duplicates += 1
         received.delivery.ack()
+
+    def _give_back(self, received: _Received) -> None:
+        """Its thread was ended. Once more; what ends a thread each time is settled as what an endpoint failed on."""
+        if received.delivery.redelivered:
+            self._settle(received, is_done=False)
+        else:
+            received.delivery.requeue()
 
     def _told(self, batch: Sequence[_Received]) -> Around:
         """What the transport's instrument puts around each method of an endpoint."""
