@@ -19,6 +19,7 @@ from tests.green.program import Case
 from tests.green.scenarios import Kept, listen
 from wsgi_messaging import Closed, Message, MessagingError, RemoteError, Settings, Transport
 from wsgi_messaging.connection.pending import Outgoing
+from wsgi_messaging.notify import Notifier
 from wsgi_messaging.rpc import RPCClient, RPCServer, Target
 from wsgi_messaging.runtime import native
 from wsgi_messaging.runtime.waiting import Completion
@@ -145,6 +146,17 @@ def pool(case: Case) -> Report:
     pooled = [case.hub.spawn(case.hub.call_in_pool, lambda: publishers.publish(20)) for _ in range(10)]
     case.hub.join([*pooled, *(case.hub.spawn(publishers.publish, 20) for _ in range(10))])
     return publishers.report()
+
+
+def notified_from_a_pool(case: Case) -> Report:
+    """A buffered notifier's first use is on a thread of the library's own pool; then a greenlet uses it."""
+    notifier = Notifier(case.transport, "p", topics=[case.queue], exchange=case.queue, soon=True)
+    case.hub.join([case.hub.spawn(case.hub.call_in_pool, lambda: notifier.info({}, "e", "pool"))])
+    notifier.info({}, "e", "greenlet")
+    flushed = notifier.flush(5.0)
+    last = Notifier(case.transport, "p", topics=[case.queue], exchange=case.queue, soon=True)
+    case.hub.join([case.hub.spawn(case.hub.call_in_pool, lambda: last.info({}, "e", "pool"))])
+    return {"flushed": flushed, "closed": last.close(5.0), "sent": [notifier.status().sent, last.status().sent]}
 
 
 def signal_handler(case: Case) -> Report:

@@ -83,6 +83,12 @@ def test_publish_from_a_pool_of_threads(library: str, start: Starter, rabbitmq: 
     assert report["left"] == NOTHING
 
 
+def test_notify_first_from_a_pool_of_threads(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
+    """No greenlet that was started there would ever run."""
+    report = start("notified_from_a_pool", library, rabbitmq.url, module="mixing").report()
+    assert report == {"flushed": True, "closed": True, "sent": [2, 1]}
+
+
 def test_publish_from_a_signal_handler_amid_publishes(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
     report = start("signal_handler", library, rabbitmq.url, module="mixing").report()
     handled = report["handled"]

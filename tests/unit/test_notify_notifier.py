@@ -24,7 +24,7 @@ from wsgi_messaging import (
     MessagingError,
     Unavailable,
 )
-from wsgi_messaging.notify import NotificationFailed, Notifier
+from wsgi_messaging.notify import NotificationFailed, Notifier, buffer
 from wsgi_messaging.rpc import QueueFlags
 from wsgi_messaging.testing import MemoryTransport
 
@@ -332,6 +332,49 @@ def test_a_route_that_hangs_stops_no_other(transport: MemoryTransport) -> None:
         wait_until(lambda: hanging.status().failed == 3, 5.0, "the end of what hangs")
     finally:
         half.close()
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("tls_ca_file: no such file"), RuntimeError("no more threads")])
+def test_an_error_that_passes_ends_no_buffer(error: Exception, caplog: Any) -> None:
+    """It is what became of the messages that met it."""
+
+    class Failing(MemoryTransport):
+        failures = [error]
+
+        def publish_many(self, messages: Any, **options: Any) -> Any:
+            if self.failures:
+                raise self.failures.pop()
+            return super().publish_many(messages, **options)
+
+    failing = Failing()
+    try:
+        notifier = Notifier(failing, "p", soon=True)
+        notifier.info({}, "e", 1)
+        assert notifier.flush(5.0)
+        notifier.info({}, "e", 2)
+        assert notifier.flush(5.0)
+        assert (notifier.status().failed, notifier.status().sent) == (1, 1)
+        assert str(error) in caplog.text
+    finally:
+        failing.close()
+
+
+def test_a_thread_that_cannot_be_started_is_started_at_the_next_call(
+    transport: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is out of threads for a moment keeps what it was given meanwhile."""
+
+    def refuse(_name: str, _run: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    notifier = Notifier(transport, "p", soon=True)
+    with monkeypatch.context() as short:
+        short.setattr(buffer, "start_application_thread", refuse)
+        notifier.info({}, "e", 1)
+        assert not notifier.flush(0.0)
+    notifier.info({}, "e", 2)
+    assert notifier.flush(5.0)
+    assert (notifier.status().sent, notifier.status().dropped) == (2, 0)
 
 
 def test_a_notifier_that_is_dropped_ends_its_thread(transport: MemoryTransport) -> None:

@@ -10,12 +10,13 @@ Layer 4: imports runtime, errors.
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 
-from ..errors import Closed, Expired, MessagingError, Unavailable
+from ..errors import Expired, MessagingError, Unavailable
 from ..runtime import native, worker
 from ..runtime.process import PerProcess
-from ..runtime.waiting import Completion, Mailbox, start_application_thread
+from ..runtime.waiting import Completion, Mailbox, is_application_side, start_application_thread
 from .sending import Parcel, Sender
 
 logger = logging.getLogger("wsgi_messaging.notify")
@@ -54,27 +55,40 @@ class _Line:
         There is no lock, so that a signal handler may come in; callers at the same moment may exceed the limit by
         what each of them brings.
         """
-        if self.close_by is not None or self.waiting + len(parcels) > limit or not self._start():
+        if self.close_by is not None or self.waiting + len(parcels) > limit:
+            return False
+        if not self.start() and self.ended.is_set:
             return False
         for parcel in parcels:
             self._items.put(parcel)
         return True
 
-    def _start(self) -> bool:
-        """Start the thread, at the first call. False when it has ended, or the interpreter starts none any more."""
+    def start(self) -> bool:
+        """Start the thread where there is none. False when it has ended, or none could be started now.
+
+        A greenlet that is started where no hub runs, on a thread of the hub's pool, would never do anything; and where
+        there are no threads for a moment, there may be one later. Either way the next call starts it.
+        """
+        if self.ended.is_set:
+            return False
+        if self._start_token.locked() or (native.is_patched() and not is_application_side()):
+            return True
         if self._start_token.acquire(False):
             try:
                 start_application_thread("wsgi-messaging-notify", self._run)
             except RuntimeError:
-                self.ended.set()
+                if sys.is_finalizing():
+                    self.ended.set()
+                self._start_token.release()
+                return False
             self._sender.warm()  # now: at the end of a process Python 3.12 starts no thread for the connection
-        return not self.ended.is_set
+        return True
 
     def flush(self, timeout: float) -> bool:
         """Wait until what is in the line now was sent or given up. False when it was not within `timeout`."""
         reached = Completion()
         self._items.put(reached)
-        return self._start() and reached.wait(timeout)
+        return self.start() and reached.wait(timeout)
 
     def end(self, close_by: float) -> None:
         """Take no more, send what there is until `close_by`, and end the thread. Returns at once."""
@@ -93,7 +107,9 @@ class _Line:
         except Exception:
             logger.exception("the notifications' thread failed")
         finally:
-            self.ended.set()
+            self._start_token.release()  # the next call starts another thread, where this one was ended too early
+            if self.close_by is not None:
+                self.ended.set()
 
     def _gather(self) -> bool:
         """Take a batch in hand, behind what is to be tried again, so that one route's failure stops no other.
@@ -120,8 +136,8 @@ class _Line:
         if self._in_hand:
             try:
                 results = self._sender.send(self._in_hand, timeout)
-            except Closed as exc:
-                results = [exc] * len(self._in_hand)
+            except Exception as exc:  # noqa: BLE001  (told as what became of these messages)
+                results = [_told(exc)] * len(self._in_hand)
             self._has_warned = self._has_warned and any(results)
             outcome = zip(self._in_hand, results, strict=True)
             self._in_hand = [parcel for parcel, error in outcome if not self._settle(parcel, error)]
@@ -150,7 +166,8 @@ class _Line:
         """One line when it begins to fail, not one for each message."""
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("notifications cannot be sent: %s", error)
+            unforeseen = error if type(error) is MessagingError else None
+            logger.warning("notifications cannot be sent: %s", error, exc_info=unforeseen)
 
 
 class Buffer:
@@ -196,12 +213,23 @@ class Buffer:
         if line is None:
             return True
         failed_before = self._sender.tally.failed
+        if line.waiting:
+            line.start()
         line.end(native.monotonic() + timeout)
         has_ended = line.ended.wait(timeout)
         unsent = line.waiting + self._sender.tally.failed - failed_before
         if unsent:
             logger.warning("the end came before %d notifications could be sent", unsent)
         return has_ended and not unsent
+
+
+def _told(failure: Exception) -> MessagingError:
+    """A failure as one of ours."""
+    if isinstance(failure, MessagingError):
+        return failure
+    told = MessagingError(f"{type(failure).__name__}: {failure}")
+    told.__cause__ = failure
+    return told
 
 
 def _forget(_line: _Line) -> None:

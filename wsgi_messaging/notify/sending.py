@@ -100,7 +100,7 @@ class Sender:
     def warm(self) -> None:
         """Have the connection begin. Returns at once; what is wrong with it is told by `send`."""
         if not self.transport.is_one_shot:
-            with suppress(MessagingError):
+            with suppress(MessagingError, RuntimeError):  # out of threads just now
                 self.transport.warm()
 
     def send(self, parcels: Sequence[Parcel], timeout: float | None = None) -> Results:
