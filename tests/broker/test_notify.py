@@ -332,6 +332,41 @@ def test_a_forked_child_has_a_buffer_of_its_own(broker: Address, topic: str, wit
     ready(witness, f"{topic}.info", 3)
 
 
+INHERITED = """
+import os, sys
+from wsgi_messaging import Transport
+from wsgi_messaging.notify import NotificationListener, Notifier
+class Endpoint:
+    def info(self, *arguments):
+        pass
+transport = Transport(sys.argv[1])
+size = int(sys.argv[3]) or None
+listener = NotificationListener(transport, [sys.argv[2]], [Endpoint()], exchange=sys.argv[2], batch_size=size)
+listener.start()
+child = os.fork()
+if child == 0:
+    listener.stop()
+    assert listener.wait(0.0) and listener.close(0.0)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+Notifier(transport, "pub", topics=[sys.argv[2]], exchange=sys.argv[2]).info({}, "e", 1)
+while listener.status().handled < 1:
+    assert not listener.wait(0.01)
+assert listener.close()
+transport.close()
+"""
+
+
+@pytest.mark.parametrize("batch_size", ["0", "1"])
+def test_a_forked_child_leaves_the_listener_to_its_parent(broker: Address, topic: str, batch_size: str) -> None:
+    """It waits for none of the parent's threads."""
+    command = [sys.executable, "-W", "ignore", "-c", INHERITED, broker.url, topic, batch_size]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 KILLED = """
 import os, sys, time
 from wsgi_messaging import Transport

@@ -498,6 +498,37 @@ def test_stop_gives_up_what_takes_too_long(transport: MemoryTransport) -> None:
     leave.set()
 
 
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), asyncio.CancelledError()])
+def test_a_start_that_failed_can_be_made_again(batch: Any, error: BaseException) -> None:
+    """Whatever it failed with: gevent.Timeout is no Exception."""
+
+    class Failing(MemoryTransport):
+        failures = [error]
+
+        def consume(self, queue: Any, *arguments: Any, **options: Any) -> Any:
+            if self.failures and queue == "notifications.info":
+                raise self.failures.pop()
+            return super().consume(queue, *arguments, **options)
+
+    failing = Failing()
+    others = threading.active_count()
+    try:
+        endpoint = Batch()
+        listener = batching(failing, endpoint if batch else Endpoint("error", "info"), **batch)
+        with pytest.raises(type(error)):
+            listener.start()
+        assert listener.status().queues == ()
+        wait_until(lambda: threading.active_count() <= others, 5.0, "the end of the threads")
+        listener.start()
+        Notifier(failing, "p").info({}, "e", 1)
+        Notifier(failing, "p").error({}, "e", 2)
+        wait_until(lambda: listener.status().handled == 2, 5.0, "both")
+        assert listener.close(5.0)
+    finally:
+        failing.close()
+
+
 def test_an_endpoint_may_stop_its_listener(transport: MemoryTransport) -> None:
     class Stopping:
         def info(self, *_arguments: Any) -> None:

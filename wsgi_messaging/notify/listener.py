@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..consumer import Consumer, Delivery
-from ..errors import ConfigurationError, DeclarationRefused, MessagingError
+from ..errors import ConfigurationError, DeclarationRefused
 from ..observe.instrument import Heard
 from ..oslo import topology
 from ..oslo.envelope import MalformedMessage
@@ -78,7 +79,8 @@ class NotificationListener:
     batch listener has `pool_size` threads for batches. `flags` are those of the exchange and the queues: see
     `Notifier`.
 
-    Threads: every method from any thread. After fork: it stays with the process that started it.
+    Threads: every method from any thread. After fork: it stays with the process that started it; in another, `stop`,
+    `wait` and `close` do nothing, at once.
     Raises: `ConfigurationError`, naming the argument.
     """
 
@@ -114,13 +116,17 @@ class NotificationListener:
         self._threads = pool_size
         self._prefetch = prefetch
         self._batches: Batches[_Received] | None = None
+        self._make_batches: Callable[[], Batches[_Received]] | None = None
         if batch_size is not None:
             self._threads = 1
             self._prefetch = prefetch or batch_size * (pool_size + 1)
-            self._batches = Batches(batch_size, batch_timeout, pool_size, self._handle_batch, _batch_key, self._drop)
+            self._make_batches = partial(
+                Batches, batch_size, batch_timeout, pool_size, self._handle_batch, _batch_key, self._drop
+            )
         self._handled = _Memory(_REMEMBERED)
         self._consumers: list[Consumer] = []
         self._is_started = self._is_stopping = False
+        self._pid = 0
         self._ended = Completion()
 
     def __repr__(self) -> str:
@@ -147,9 +153,13 @@ class NotificationListener:
         if self._is_started or self._is_stopping:
             return
         self._is_started = True
-        callback = self._on_delivery if self._batches is None else self._on_batched
+        self._pid = native.getpid()
+        callback = self._on_delivery if self._make_batches is None else self._on_batched
         transport = untold(self.transport)
         try:
+            if self._make_batches is not None:
+                self._batches = self._make_batches()
+                self._batches.start()
             for queue in self._declared():
                 self._consumers.append(
                     transport.consume(
@@ -161,15 +171,24 @@ class NotificationListener:
                         timeout=self._timeout,
                     )
                 )
-        except MessagingError:
-            self._is_started = False
-            for consumer in self._consumers:
-                consumer.cancel(0.0)
-            self._consumers.clear()
+        except BaseException:  # a gevent.Timeout around the call, no thread to be had: it may be called again
+            self._take_back()
             raise
-        if self._batches is not None:
-            self._batches.start()
         worker.enlist(self)
+
+    def _take_back(self) -> None:
+        """Undo a start that failed."""
+        for consumer in self._consumers:
+            consumer.cancel(0.0)
+        self._consumers.clear()
+        if self._batches is not None:
+            self._batches.stop(0.0)
+        self._is_started = False
+
+    @property
+    def _is_inherited(self) -> bool:
+        """Another process started it, this one's parent, and has its threads."""
+        return self._pid not in (0, native.getpid())
 
     def _declared(self) -> list[str]:
         """Declare what is listened to; gives the names of the queues."""
@@ -191,14 +210,14 @@ class NotificationListener:
 
         Blocks: never; `wait` does. An endpoint may call it.
         """
-        if not self._is_stopping:
+        if not self._is_stopping and not self._is_inherited:
             self._is_stopping = True
             ends_at = native.monotonic() + timeout
             _beside("wsgi-messaging-notify-stop", lambda: self._end(ends_at))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks: until `stop` was called and nothing is being handled any more. False after `timeout` seconds."""
-        return self._ended.wait(timeout)
+        return self._is_inherited or self._ended.wait(timeout)
 
     def warm(self) -> None:
         """Nothing: it is the transport that is warmed."""
