@@ -170,3 +170,18 @@ def test_without_a_publisher_id_it_is_the_programs_name(transport: MemoryTranspo
     RequestNotifications(application, notifier)(environ(), Started())
     assert notifier.flush(5.0)
     assert json.loads(transport.published[0].json()["oslo.message"])["publisher_id"]
+
+
+def test_an_exception_that_cannot_be_told_reaches_the_server(transport: MemoryTransport, notifier: Notifier) -> None:
+    class Untold(Exception):
+        def __repr__(self) -> str:
+            raise AttributeError("no such thing")
+
+    def failing(env: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        raise Untold
+
+    middleware = RequestNotifications(failing, notifier)
+    with pytest.raises(Untold):
+        middleware(environ(), Started())
+    assert middleware.failures == 1
+    assert [event_type for event_type, _payload in told(transport, notifier)] == ["http.request"]

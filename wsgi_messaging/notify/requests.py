@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -66,21 +67,20 @@ class RequestNotifications:
         if environ.get("REQUEST_METHOD") in self._ignored:
             return self.app(environ, start_response)
         environ["HTTP_X_SERVICE_NAME"] = self._service_name or _host(environ)
-        self._notify("http.request", environ, {})
+        self._notify("http.request", environ, dict)
         exchange = _Exchange(self, environ, start_response)
         try:
             iterable = self.app(environ, exchange.start_response)
         except Exception as exc:
-            failure = {"value": repr(exc), "traceback": traceback.format_tb(exc.__traceback__)}
-            self._notify("http.response", environ, {"exception": failure})
+            self._notify("http.response", environ, partial(_told, exc))
             raise
         exchange.returned()
         return iterable
 
-    def _notify(self, event_type: str, environ: Environ, result: dict[str, Any]) -> None:
+    def _notify(self, event_type: str, environ: Environ, result: Callable[[], dict[str, Any]]) -> None:
         try:
             request = {name: value for name, value in environ.items() if name.isupper() and name not in self._withheld}
-            self._notifier.info({}, event_type, {"request": request, **result})
+            self._notifier.info({}, event_type, {"request": request, **result()})
         except Exception:
             self.failures += 1
             if self.failures == 1:
@@ -113,7 +113,12 @@ class _Exchange:
             self._tell()
 
     def _tell(self) -> None:
-        self._middleware._notify("http.response", self._environ, {"response": self._response})
+        self._middleware._notify("http.response", self._environ, lambda: {"response": self._response})
+
+
+def _told(exc: Exception) -> dict[str, Any]:
+    """What is said of an exception. Raises: whatever its own `__repr__` does."""
+    return {"exception": {"value": repr(exc), "traceback": traceback.format_tb(exc.__traceback__)}}
 
 
 def _host(environ: Environ) -> str:
