@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -332,6 +333,33 @@ def test_a_route_that_hangs_stops_no_other(transport: MemoryTransport) -> None:
         wait_until(lambda: hanging.status().failed == 3, 5.0, "the end of what hangs")
     finally:
         half.close()
+
+
+def test_routes_that_take_all_the_time_have_the_last_turn() -> None:
+    """What can be declared is sent, wherever it stands among the topics."""
+
+    class Hanging(MemoryTransport):
+        tried: list[str] = []
+
+        def declare(self, entity: Any, *, timeout: float | None = None) -> str:
+            self.tried.append(entity.name)
+            if entity.name.startswith("bad"):
+                time.sleep(timeout or 0.0)
+            if not timeout or entity.name.startswith("bad"):
+                raise ConfirmTimeout("no answer in time")
+            return super().declare(entity, timeout=timeout)
+
+    hanging = Hanging()
+    try:
+        notifier = Notifier(hanging, "p", topics=["bad1", "bad2", "good"], soon=True, timeout=0.1)
+        notifier.info({}, "e", 1)
+        wait_until(lambda: hanging.tried.count("bad2.info") >= 6, 10.0, "both that hang having had their turns")
+        assert [sent.routing_key for sent in hanging.published] == ["good.info"]
+        assert notifier.status().sent == 1
+        hung = notifier.close(0.1)
+        assert not hung
+    finally:
+        hanging.close()
 
 
 @pytest.mark.parametrize("error", [ConfigurationError("tls_ca_file: no such file"), RuntimeError("no more threads")])

@@ -2,7 +2,8 @@
 
 A route is an exchange and, for each key, a queue of that name bound to it, so that what nobody listens to yet waits
 for a listener, as with oslo.messaging. It is made once in each process, and again when the broker says that it is
-gone. Routes are independent: one that fails holds up no other.
+gone. Routes are independent: one that fails holds up no other, and
+one that takes all the time has the last turn next time.
 
 Layer 4: imports runtime, errors, messages, transport, oslo.topology.
 """
@@ -19,6 +20,7 @@ from ..errors import (
     ConfigurationError,
     ConnectFailed,
     DeclarationRefused,
+    Expired,
     MessagingError,
     Rejected,
     Unroutable,
@@ -74,6 +76,8 @@ class Tally:
     dropped: int = 0
     routes: set[str] = field(default_factory=set)
     """The keys whose queue was declared."""
+    late: dict[str, None] = field(default_factory=dict)
+    """The keys whose queue was last not declared in time, in the order in which that was tried."""
 
 
 class Sender:
@@ -118,8 +122,9 @@ class Sender:
         lost = [position for position in known if self._is_route_lost(results[position])]
         self.tally.routes.difference_update(parcels[position].routing_key for position in lost)
         unknown = [position for position, is_one in enumerate(is_known) if not is_one]
-        declared = self._declare(parcels, sorted(lost + unknown), results, deadline)
-        self._publish(parcels, declared, results, deadline)
+        for positions in self._late_last(parcels, sorted(lost + unknown)):
+            declared = self._declare(parcels, positions, results, deadline)
+            self._publish(parcels, declared, results, deadline)
         return results
 
     def _is_away(self, deadline: float) -> MessagingError | None:
@@ -140,6 +145,13 @@ class Sender:
 
     def _is_route_lost(self, error: MessagingError | None) -> bool:
         return self._is_declaring and isinstance(error, (Unroutable, Rejected)) and error.reply_code in (312, 404)
+
+    def _late_last(self, parcels: Sequence[Parcel], positions: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Those whose route may take the whole time come after the others, and who had it last is the last of them."""
+        turns = {key: turn for turn, key in enumerate(list(self.tally.late))}
+        prompt = [position for position in positions if parcels[position].routing_key not in turns]
+        late = [position for position in positions if parcels[position].routing_key in turns]
+        return prompt, sorted(late, key=lambda position: turns[parcels[position].routing_key])
 
     def _declare(
         self, parcels: Sequence[Parcel], positions: Sequence[int], results: Results, deadline: float
@@ -162,10 +174,17 @@ class Sender:
     def _declare_one(self, key: str, deadline: float) -> None:
         exchange = topology.topic_exchange(self.exchange, self._flags)
         queue = topology.topic_queue(key, exchange, [key], self._flags)
+        remaining = max(0.0, deadline - native.monotonic())
         try:
-            self.transport.declare(queue, timeout=max(0.0, deadline - native.monotonic()))
+            self.transport.declare(queue, timeout=remaining)
         except DeclarationRefused as exc:
             raise explained(exc) from exc
+        except Expired:
+            if remaining:
+                self.tally.late.pop(key, None)
+                self.tally.late[key] = None
+            raise
+        self.tally.late.pop(key, None)
         self.tally.routes.add(key)
 
     def _publish(self, parcels: Sequence[Parcel], positions: Sequence[int], results: Results, deadline: float) -> None:
