@@ -118,16 +118,17 @@ class NotificationListener:
         self._batches: Batches[_Received] | None = None
         self._make_batches: Callable[[], Batches[_Received]] | None = None
         if batch_size is not None:
-            self._threads = 1
-            self._prefetch = prefetch or batch_size * (pool_size + 1)
-            self._make_batches = partial(
-                Batches, batch_size, batch_timeout, pool_size, self._handle_batch, _batch_key, self._drop
-            )
+            self._listen_in_batches(batch_size, batch_timeout)
         self._handled = _Memory(_REMEMBERED)
         self._consumers: list[Consumer] = []
         self._is_started = self._is_stopping = False
         self._pid = 0
         self._ended = Completion()
+
+    def _listen_in_batches(self, size: int, timeout: float | None) -> None:
+        threads, self._threads = self._threads, 1
+        self._prefetch = self._prefetch or size * (threads + 1)
+        self._make_batches = partial(Batches, size, timeout, threads, self._handle_batch, _batch_key, self._drop)
 
     def __repr__(self) -> str:
         status = self.status()
