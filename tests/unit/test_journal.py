@@ -203,6 +203,7 @@ def test_ask_is_bounded(journal: Journal, handler: Handler) -> None:
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_ask_goes_on_after_what_is_no_exception(journal: Journal, error: type[BaseException]) -> None:
     """As gevent.Timeout around a look-up of credentials: the native thread gets an error, and the next answer."""
 

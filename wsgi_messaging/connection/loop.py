@@ -72,7 +72,6 @@ class Loop:
         self.publisher = Publisher(channels := Channels(), lambda: self.blocked is not None)
         self.control = Control(channels)
         self.consumers = Consumers(channels, topology, self._warn)
-        self._parts = (self.control, self.consumers, self.publisher)
         self.attempts = Attempts(name, brokers, options, context, journal)
         self.frame_max = options.frame_max
         self.blocked: str | None = None
@@ -315,7 +314,7 @@ class Loop:
 
     def _write(self, link: Link, now: float) -> None:
         self._do_orders(now)
-        for part in self._parts:
+        for part in (self.control, self.consumers, self.publisher):
             if part.is_busy:
                 self._outlet.answer(part.advance(now))
         if self._close_by is not None:
@@ -327,8 +326,8 @@ class Loop:
         """Sleep until the socket, a caller or the clock wants something; True when there is something to read."""
         wants_write = self._outlet.is_stuck or link.stream.wants_write
         self.watch.await_writing(wants_write)
-        until = min(self._pulse.next_at, self.attempts.say_at, self._close_by or now + 60)
-        until = min(until, self.publisher.patience.look_at, *(part.due_at() for part in self._parts))
+        until = min(self._pulse.next_at, self.control.due_at(), self.consumers.due_at(), self.publisher.due_at())
+        until = min(until, self.attempts.say_at, self.publisher.patience.look_at, self._close_by or now + 60)
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)
