@@ -4,9 +4,9 @@ Messages of all callers share one confirming channel, so an error that closes it
 neighbours out of it. The first message to an exchange goes alone over a channel of its own, on trial; once it is
 confirmed the exchange is proven and the main lane takes its messages. When the main lane is closed all the same (an
 exchange was deleted, a property was refused), its unanswered messages go on trial one at a time, and the one that
-closes its channel is the one at fault. A destination that does not answer holds up nobody else: each has a trial of its
-own, and a main lane that refuses is left to what is in flight on it. Messages that another one answers go over the
-plain lane (lanes.py).
+closes its channel is the one at fault. A destination that does not answer does not hold up the others: each has a trial
+of its own, so many at once (trials.py), and a main lane that refuses is left to what is in flight on it. Messages that
+another one answers go over the plain lane (lanes.py).
 
 No I/O: everything gives the bytes to write. The connection's thread alone calls it. Layer 1.
 """

@@ -2,8 +2,7 @@
 
 A route is an exchange and, for each key, a queue of that name bound to it, so that what nobody listens to yet waits
 for a listener, as with oslo.messaging. It is made once in each process, and again when the broker says that it is
-gone. Routes are independent: one that fails holds up no other, and
-one that takes all the time has the last turn next time.
+gone. Routes are independent: one that fails holds up no other, and one that takes all the time has the last turn next.
 
 Layer 4: imports runtime, errors, messages, transport, oslo.topology.
 """
