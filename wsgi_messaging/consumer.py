@@ -23,10 +23,10 @@ from .connection.frames import Inbound
 from .connection.loop import Loop
 from .errors import ConfigurationError, InvalidMessage, Unavailable
 from .runtime import native
+from .runtime.mailbox import Mailbox
 from .runtime.waiting import (
     ApplicationThread,
     Completion,
-    Mailbox,
     can_run_greenlets,
     is_application_side,
     is_exit,

@@ -36,8 +36,9 @@ from .errors import (
 from .lifetime import CONSUME, PUBLISH
 from .messages import UNENCODABLE, Message
 from .runtime import deadlines, native, worker
+from .runtime.mailbox import Mailbox
 from .runtime.process import PerProcess
-from .runtime.waiting import Completion, Mailbox
+from .runtime.waiting import Completion
 from .settings import Settings
 
 if TYPE_CHECKING:

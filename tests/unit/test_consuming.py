@@ -23,7 +23,7 @@ from wsgi_messaging.connection.consuming import (
 from wsgi_messaging.connection.frames import Inbound
 from wsgi_messaging.connection.topology import Topology
 from wsgi_messaging.errors import Closed, ConnectFailed, DeclarationRefused
-from wsgi_messaging.runtime.waiting import Mailbox
+from wsgi_messaging.runtime.mailbox import Mailbox
 
 NOW = 100.0
 OPENING = ["channel.open", "basic.qos", "basic.consume"]

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, can_run_greenlets, is_exit, start_application_thread
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion, can_run_greenlets, is_exit, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.notify")
 

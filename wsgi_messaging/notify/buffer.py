@@ -15,8 +15,9 @@ import weakref
 
 from ..errors import Expired, MessagingError, Unavailable
 from ..runtime import native, worker
+from ..runtime.mailbox import Mailbox
 from ..runtime.process import PerProcess
-from ..runtime.waiting import Completion, Mailbox, is_application_side, start_application_thread
+from ..runtime.waiting import Completion, is_application_side, start_application_thread
 from .sending import Parcel, Sender
 
 logger = logging.getLogger("wsgi_messaging.notify")

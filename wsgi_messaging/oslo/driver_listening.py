@@ -29,7 +29,8 @@ from ..rpc.duplicates import SeenIds
 from ..rpc.replying import WITHIN, Replier
 from ..rpc.timer import Timer
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion
 from ..transport import Transport
 from . import driver_wire
 from .driver_topology import Entity, declared

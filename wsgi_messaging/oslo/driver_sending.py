@@ -36,7 +36,8 @@ from ..oslo.envelope import Reply
 from ..rpc import wire
 from ..rpc.replies import Replies
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion
 from . import driver_wire
 from .driver_topology import Entity, declared
 

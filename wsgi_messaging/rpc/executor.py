@@ -15,7 +15,8 @@ from collections.abc import Callable
 from ..connection.consuming import Delivered
 from ..errors import ConfigurationError, Unavailable
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, Waker, can_run_greenlets, is_exit, start_application_thread
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion, Waker, can_run_greenlets, is_exit, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 

@@ -26,7 +26,8 @@ from ..errors import Closed, ConnectTimeout, MessagingError, ReplyLost, Unroutab
 from ..lifetime import CONSUME, PUBLISH
 from ..oslo import envelope
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion
 from . import wire
 from .flags import EXPIRES_MS
 

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 
 from ..runtime import native
-from ..runtime.waiting import Completion, Mailbox, start_application_thread
+from ..runtime.mailbox import Mailbox
+from ..runtime.waiting import Completion, start_application_thread
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 

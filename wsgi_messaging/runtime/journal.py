@@ -18,10 +18,10 @@ from functools import partial
 from typing import TypeVar
 
 from . import native
+from .mailbox import Mailbox
 from .waiting import (
     ApplicationThread,
     Completion,
-    Mailbox,
     is_application_side,
     is_exit,
     start_application_thread,

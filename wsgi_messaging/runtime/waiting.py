@@ -20,12 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from . import native
-
-T = TypeVar("T")
 
 _ENDLESS = -1.0
 """What a lock takes for a wait without an end."""
@@ -285,78 +283,6 @@ class Completion:
             if not self.is_set:
                 with suppress(ValueError):  # `set` took it off in between
                     self._wakers.remove(waker)
-
-
-class Mailbox(Generic[T]):
-    """A queue from a native thread to application threads or greenlets: `put` never blocks, `get` waits.
-
-    `queue.Queue` cannot do this in a patched process: a put from a native thread loses its wake-up. Who began to wait
-    last gets the item: what it needs is still in the processor's cache, and the others may find that they are too many.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[T] = deque()
-        self._wakers: list[Waker] = []
-        self._is_closed = False
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, item: T, *, first: bool = False) -> None:
-        """Add an item, behind the others or before them. Never blocks."""
-        (self._items.appendleft if first else self._items.append)(item)
-        self._wake_one()
-
-    def clear(self) -> None:
-        self._items.clear()
-
-    def _wake_one(self) -> None:
-        try:
-            waker = self._wakers.pop()
-        except IndexError:
-            return
-        waker.release()
-
-    def close(self) -> None:
-        """Have every `get`, those that wait now and later ones, return None once there are no items."""
-        self._is_closed = True
-        for _ in range(len(self._wakers)):
-            self._wake_one()
-
-    def get(self, timeout: float, first_waker: Waker | None = None) -> T | None:
-        """The oldest item, or None after `timeout` seconds or when closed. Each item goes to one caller.
-
-        `first_waker` is what it waits with first, for as long as that wants.
-        """
-        deadline = native.monotonic() + timeout
-        while True:
-            try:
-                return self._items.popleft()
-            except IndexError:
-                remaining = deadline - native.monotonic()
-            if remaining <= 0 or self._is_closed:
-                return None
-            self._sleep(first_waker or make_waker(), remaining)
-            first_waker = None
-
-    def _sleep(self, waker: Waker, timeout: float) -> None:
-        self._wakers.append(waker)
-        if self._items or self._is_closed:
-            timeout = 0.0
-        woken = False
-        try:
-            woken = waker.acquire(True, timeout)
-        finally:
-            if not woken:
-                self._leave(waker)
-
-    def _leave(self, waker: Waker) -> None:
-        """Take a waiter off that was not woken, or pass on the wake-up that came too late for it."""
-        try:
-            self._wakers.remove(waker)
-        except ValueError:
-            if self._items:
-                self._wake_one()
 
 
 class ApplicationThread(Protocol):
