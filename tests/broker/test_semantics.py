@@ -1148,6 +1148,23 @@ def test_properties_that_are_not_utf8_pass_through(any_broker: Address, client: 
     client.channel().queue_delete(queue)
 
 
+def test_a_slow_reader_gets_everything(any_broker: Address, client: Client, unique: Name) -> None:
+    """Deliveries wait while a client reads too slowly, and go on; without acknowledgements nothing else moves them."""
+    channel, size, count = client.channel(), 6_000_000, 2
+    queue = declared(channel, unique("q"), exclusive=False)
+    with wire(any_broker) as opened:
+        opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        publish(channel, queue, *["x" * size] * count)
+        ready(channel, queue, count)
+        opened.method(1, 60, 20, "BssbbbbF", 0, queue, "slow", False, True, False, False, {})
+        time.sleep(0.3)  # it reads nothing until the broker can write no more
+        received = 0
+        while received < size * count:
+            kind, _channel, payload = opened.frame()
+            received += len(payload) if kind == 3 else 0
+    channel.queue_delete(queue)
+
+
 def test_broker_beats_and_drops_the_silent(any_broker: Address) -> None:
     with wire(any_broker, heartbeat=1) as opened:
         begun = time.monotonic()

@@ -44,11 +44,12 @@ class Peer:
         self.session = session
         self.descriptor = sock.fileno()
         self.mask = -1
+        self._was_congested = False
 
     def flush(self, now: float) -> bool:
         """Write what there is to write; False if the client is gone."""
         session = self.session
-        was_congested = session.is_congested
+        self._was_congested = self._was_congested or session.is_congested
         try:
             while session.out:
                 sent = self.sock.send(memoryview(session.out)[:READ_BYTES])
@@ -58,7 +59,8 @@ class Peer:
             pass
         except OSError:
             return False
-        if was_congested and len(session.out) < CONGESTED_BYTES // 2:
+        if self._was_congested and len(session.out) < CONGESTED_BYTES // 2:
+            self._was_congested = False
             session.relieved(now)
         return True
 
