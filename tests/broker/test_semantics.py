@@ -646,6 +646,17 @@ def test_rejected_messages_are_dead_lettered(channel: Any, unique: Name, grave: 
     }
 
 
+def test_what_a_deleted_queue_had_handed_out_is_not_dead_lettered(channel: Any, unique: Name, grave: str) -> None:
+    queue = buried(channel, unique, grave)
+    publish(channel, queue, "x")
+    message = channel.basic_get(queue)
+    channel.queue_delete(queue)
+    channel.basic_reject(message.delivery_tag, False)
+    publish(channel, grave, "next")
+    ready(channel, grave, 1)
+    assert bodies(get_all(channel, grave)) == ["next"]
+
+
 def test_expired_messages_are_dead_lettered(channel: Any, unique: Name, grave: str) -> None:
     queue = buried(channel, unique, grave)
     publish(channel, queue, "x", expiration="20")

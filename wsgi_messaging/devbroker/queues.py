@@ -227,7 +227,7 @@ class Queue:
 
     def settle(self, stored: Stored, now: float, *, rejected: bool = False) -> None:
         """The message is done with: acknowledged, or refused for good."""
-        if self.unacked.pop(stored.position, None) is not None and rejected:
+        if self.unacked.pop(stored.position, None) is not None and rejected and not self.is_gone:
             self._on_dead(self, stored, "rejected", now)
 
     def requeue(self, returned: Iterable[Stored], now: float) -> None:
