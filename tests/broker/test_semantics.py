@@ -594,6 +594,18 @@ def test_max_bytes_drops_the_oldest(channel: Any, unique: Name) -> None:
     assert bodies(get_all(channel, queue)) == ["bbbb", "cccc"]
 
 
+@pytest.mark.parametrize(("overflow", "kept"), [("drop-head", ["2", "3"]), ("reject-publish", ["1", "2"])])
+def test_max_length_counts_what_comes_back(channel: Any, unique: Name, overflow: str, kept: list[str]) -> None:
+    queue = declared(channel, unique("q"), x_max_length=2, x_overflow=overflow)
+    publish(channel, queue, "1", "2")
+    ready(channel, queue, 2)
+    message = channel.basic_get(queue)
+    publish(channel, queue, "3") if overflow == "drop-head" else None
+    channel.basic_reject(message.delivery_tag, True)
+    ready(channel, queue, 2)
+    assert bodies(get_all(channel, queue)) == kept
+
+
 def test_max_length_may_reject_publishes(client: Client, unique: Name) -> None:
     channel = client.channel(confirms=True)
     queue = declared(channel, unique("q"), x_max_length=1, x_overflow="reject-publish")

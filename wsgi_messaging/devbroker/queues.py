@@ -116,10 +116,13 @@ class Queue:
         self._append(self._store(message, now))
         self.pump(now)
         if limited:
-            while self.ready and self._is_full(0, over=True):
-                self._on_dead(self, self._pop(), "maxlen", now)
+            self._drop_head(now)
         self.expire(now)
         return True
+
+    def _drop_head(self, now: float) -> None:
+        while self.ready and self._is_full(0, over=True):
+            self._on_dead(self, self._pop(), "maxlen", now)
 
     def _store(self, message: Message, now: float) -> Stored:
         ttl, own = self.policy.message_ttl, message.expiration
@@ -243,6 +246,8 @@ class Queue:
                 self._on_dead(self, stored, "delivery_limit", now)
             else:
                 self._put_back(stored)
+        if self.policy.overflow == "drop-head":
+            self._drop_head(now)
         self.pump(now)
         self.expire(now)
 
