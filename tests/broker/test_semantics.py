@@ -1157,6 +1157,12 @@ def test_close_frames_may_cross(any_broker: Address) -> None:
         assert answers == {b"\0\x14\0\x28", b"\0\x14\0\x29", b"\0\x14\0\x0b"}
 
 
+def test_recover_async_has_no_answer(any_broker: Address) -> None:
+    with wire(any_broker) as opened:
+        opened.method(1, 60, 100, "b", True)
+        assert opened.is_alive()
+
+
 def test_properties_that_are_not_utf8_pass_through(any_broker: Address, client: Client, unique: Name) -> None:
     """A consumer has to cope with them: neither broker looks."""
     queue = declared(client.channel(), unique("q"), exclusive=False)

@@ -43,7 +43,7 @@ class Consuming:
             "basic.reject": self._reject,
             "basic.nack": self._nack,
             "basic.recover": self._recover,
-            "basic.recover_async": self._recover,
+            "basic.recover_async": self._recover_async,
         }
 
     def has_room(self, consumer: Consumer) -> bool:
@@ -232,10 +232,13 @@ class Consuming:
             self.pump()
 
     def _recover(self, arguments: Arguments) -> None:
+        self._recover_async(arguments)
+        self._port.send("basic.recover_ok")
+
+    def _recover_async(self, arguments: Arguments) -> None:
         if not arguments[0]:
             raise Refusal(540, "requeue=false")
         self._give_back(self._take_all())
-        self._port.send("basic.recover_ok")
 
 
 def _header(queue: Queue, stored: Stored) -> bytes:
