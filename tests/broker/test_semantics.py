@@ -508,6 +508,16 @@ def test_alternate_exchange_takes_what_is_unroutable(channel: Any, unique: Name)
     channel.exchange_delete(alternate)
 
 
+def test_the_default_exchange_is_no_alternate(channel: Any, queue: str, unique: Name) -> None:
+    name = unique("x")
+    channel.exchange_declare(name, "direct", auto_delete=False, arguments={"alternate-exchange": ""})
+    publish(channel, queue, "lost", exchange=name)
+    publish(channel, queue, "next")
+    ready(channel, queue, 1)
+    assert bodies(get_all(channel, queue)) == ["next"]
+    channel.exchange_delete(name)
+
+
 def test_unbinding_and_auto_deleted_exchange(channel: Any, queue: str, unique: Name) -> None:
     name = unique("e")
     channel.exchange_declare(name, "direct", auto_delete=True)

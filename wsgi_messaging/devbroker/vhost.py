@@ -77,11 +77,7 @@ class VirtualHost:
             elif binding.destination not in seen:
                 self._walk(self.exchanges[binding.destination], message, queues, seen)
         if not matched and exchange.alternate in self.exchanges and exchange.alternate not in seen:
-            alternate = self.exchanges[exchange.alternate]
-            if alternate.name == "":
-                queues.update(dict.fromkeys(self.queues[key] for key in message.routing_keys if key in self.queues))
-                return True
-            return self._walk(alternate, message, queues, seen)
+            return self._walk(self.exchanges[exchange.alternate], message, queues, seen)
         return matched
 
     def publish(self, message: Message, queues: list[Queue], now: float) -> bool:
