@@ -729,6 +729,15 @@ def test_dead_letter_keeps_the_key_unless_told(channel: Any, unique: Name) -> No
     channel.exchange_delete(name)
 
 
+def test_dead_letter_with_a_key_of_its_own_loses_its_copies(channel: Any, unique: Name, grave: str) -> None:
+    """Or a replay, or a second death, would send it to the queues of its CC once more."""
+    queue, copy = buried(channel, unique, grave), declared(channel, unique("copy"))
+    publish(channel, queue, "x", application_headers={"CC": [copy]})
+    channel.basic_reject(channel.basic_get(queue).delivery_tag, False)
+    assert "CC" not in the_dead(channel, grave).headers
+    assert depth(channel, copy) == 1
+
+
 def test_quorum_queue_counts_deliveries(channel: Any, unique: Name, grave: str) -> None:
     queue = declared(
         channel,

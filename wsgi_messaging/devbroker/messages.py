@@ -67,12 +67,14 @@ class Message:
         text = self.properties.get("expiration") if self.has("expiration") else None
         return int(text) / 1000 if text and text.isdecimal() else None
 
-    def with_headers(self, added: dict[str, Any], *, without: tuple[str, ...] = ()) -> Message:
-        """A copy with these headers set and those properties taken out; itself if its properties are malformed."""
+    def with_headers(
+        self, added: dict[str, Any], *, without: tuple[str, ...] = (), cut: tuple[str, ...] = ()
+    ) -> Message:
+        """A copy with these headers set, those properties and headers taken out; itself if it is malformed."""
         if not self.properties and self._flags:
             return self
         kept = {name: value for name, value in self.properties.items() if name not in without}
-        kept["headers"] = {**self.headers, **added}
+        kept["headers"] = {**{name: value for name, value in self.headers.items() if name not in cut}, **added}
         copy = Message(self.exchange, self.routing_key, codec.properties(kept), self.body)
         copy.routing_keys = self.routing_keys
         return copy
@@ -130,7 +132,7 @@ def dead_letter(
             "x-first-death-queue": queue,
             "x-first-death-reason": reason,
         }
-    dead = message.with_headers(added, without=("expiration",))
+    dead = message.with_headers(added, without=("expiration",), cut=() if routing_key is None else ("CC",))
     return dead.redirected(exchange, (routing_key,) if routing_key is not None else message.routing_keys)
 
 
