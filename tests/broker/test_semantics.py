@@ -567,6 +567,16 @@ def test_message_ttl_counts_at_the_head(channel: Any, queue: str) -> None:
     ready(channel, queue, 0)
 
 
+def test_a_message_behind_one_of_more_priority_does_not_expire(channel: Any, unique: Name) -> None:
+    """Only the head of a queue expires, also where priorities say what the head is."""
+    queue = declared(channel, unique("q"), x_max_priority=5)
+    publish(channel, queue, "high", priority=5)
+    publish(channel, queue, "low", priority=1, expiration="50")
+    time.sleep(0.2)  # longer than the message's time to live
+    assert depth(channel, queue) == 2
+    assert bodies(get_all(channel, queue)) == ["high"]
+
+
 def test_the_shorter_ttl_counts(channel: Any, unique: Name) -> None:
     queue = declared(channel, unique("q"), x_message_ttl=60000)
     publish(channel, queue, "x", expiration="100")

@@ -156,16 +156,13 @@ class Queue:
 
     def expire(self, now: float) -> None:
         """Dead-letter what stands at the head and is out of time."""
-        for band in self._bands:
-            while band and band[0].expires_at <= now:
-                stored = band.popleft()
-                self.ready -= 1
-                self.ready_bytes -= len(stored.message.body)
-                self._on_dead(self, stored, "expired", now)
+        while (band := self._head()) is not None and band[0].expires_at <= now:
+            self._on_dead(self, self._pop(), "expired", now)
 
     def due_at(self) -> float:
         """When `expire` or the end of an unused queue is next due; infinity for never."""
-        due = min((band[0].expires_at for band in self._bands if band), default=_NEVER)
+        band = self._head()
+        due = _NEVER if band is None else band[0].expires_at
         if self.policy.expires is not None and not self.consumers:
             due = min(due, self.used_at + self.policy.expires)
         return due
