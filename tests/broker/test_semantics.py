@@ -180,6 +180,12 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
         {"x-dead-letter-routing-key": "a"},
         "invalid arg 'x-dead-letter-routing-key' for WHERE: routing_key_but_no_dlx_defined",
     ),
+    "arg-ttl-large": _invalid(
+        {"x-message-ttl": 315360000001}, "invalid arg 'x-message-ttl' for WHERE: {value_too_large,315360000001}"
+    ),
+    "arg-expires-large": _invalid(
+        {"x-expires": 315360000001}, "invalid arg 'x-expires' for WHERE: {value_too_large,315360000001}"
+    ),
     "arg-dlx": _invalid(
         {"x-dead-letter-exchange": 1}, "invalid type 'signedint' for arg 'x-dead-letter-exchange' in WHERE"
     ),
@@ -289,6 +295,12 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
     "expiration": (_published(expiration="abc"), 406, "invalid expiration 'abc': no_integer"),
     "expiration-part": (_published(expiration="1a"), 406, "invalid expiration '1a': {leftover_string,\"a\"}"),
     "expiration-negative": (_published(expiration="-1"), 406, "invalid expiration '-1': {value_negative,-1}"),
+    "expiration-large": (
+        _published(expiration="315360000001"),
+        406,
+        "invalid expiration '315360000001': {value_too_large,315360000001}",
+    ),
+    "expiration-digits": (_published(expiration="\u0663"), 406, "invalid expiration '\u0663': no_integer"),
     "user-id": (_published(user_id="z"), 406, "user_id property set to 'z' but authenticated user was 'guest'"),
     "cc": (
         _published(application_headers={"CC": "z"}),

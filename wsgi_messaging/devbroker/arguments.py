@@ -29,6 +29,9 @@ COMPARED = (
 )
 """What a second declaration of a queue must repeat."""
 
+LONGEST_MS = 10 * 365 * 24 * 60 * 60 * 1000
+"""The longest time that RabbitMQ counts: ten years."""
+
 _INTEGERS = (
     "x-expires",
     "x-message-ttl",
@@ -127,6 +130,8 @@ def _integer(where: str, argument: str, values: Mapping[str, Any]) -> int | None
         raise _invalid(where, argument, "{value_zero,0}")
     if value > 255 and argument == "x-max-priority":
         raise _invalid(where, argument, f"{{max_value_exceeded,{value}}}")
+    if value > LONGEST_MS and argument in ("x-expires", "x-message-ttl"):
+        raise _invalid(where, argument, f"{{value_too_large,{value}}}")
     return value
 
 
@@ -151,9 +156,11 @@ def _invalid(where: str, argument: str, reason: str) -> Refusal:
 def check_expiration(text: str) -> None:
     """Raises: `Refusal` 406 if a message's `expiration` is no whole number of milliseconds."""
     digits = len(text) - len(text.lstrip("0123456789"))
-    if text.isdecimal():
-        return
-    if digits:
+    if digits and digits == len(text):
+        if int(text) <= LONGEST_MS:
+            return
+        reason = f"{{value_too_large,{int(text)}}}"
+    elif digits:
         reason = f'{{leftover_string,"{text[digits:]}"}}'
     elif text[:1] == "-" and text[1:].isdecimal():
         reason = f"{{value_negative,{text}}}"
