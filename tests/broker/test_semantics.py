@@ -276,6 +276,11 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
         403,
         "queue 'sem-used' in vhost '/' in exclusive use",
     ),
+    "consumer-priority": (
+        lambda channel: channel.basic_consume("sem-q", arguments={"x-priority": "high"}),
+        406,
+        "invalid arg 'x-priority' for queue 'sem-q' in vhost '/': \"expected integer, got longstr\"",
+    ),
     "ack": (
         lambda channel: (channel.basic_ack(7), channel.queue_declare("sem-q", passive=True)),
         406,

@@ -135,6 +135,15 @@ def _integer(where: str, argument: str, values: Mapping[str, Any]) -> int | None
     return value
 
 
+def consumer_priority(queue: str, vhost: str, values: Mapping[str, Any]) -> int:
+    """What the arguments of a consumer say of its priority. Raises: `Refusal` 406."""
+    value = values.get("x-priority", 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        where = f"queue '{queue}' in vhost '{vhost}'"
+        raise _invalid(where, "x-priority", f'"expected integer, got {type_name(value)}"')
+    return value
+
+
 def _text(name: str, vhost: str, argument: str, values: Mapping[str, Any]) -> str | None:
     value = values.get(argument)
     if value is not None and not isinstance(value, str):

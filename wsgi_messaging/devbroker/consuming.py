@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .arguments import consumer_priority
 from .ports import Arguments, Handlers, Port
 from .queues import Consumer, Queue, Stored
 from .refusals import Refusal
@@ -118,14 +119,13 @@ class Consuming:
             raise Refusal(530, f"attempt to reuse consumer tag '{tag}'")
         if any(other.exclusive or exclusive for other in queue.consumers):
             raise Refusal(403, f"queue '{queue.name}' in vhost '{self._port.vhost.name}' in exclusive use")
-        priority = extra.get("x-priority", 0)
         consumer = Consumer(
             tag or generated("amq.ctag-"),
             queue,
             self,
             no_ack=no_ack,
             exclusive=exclusive,
-            priority=priority if isinstance(priority, int) else 0,
+            priority=consumer_priority(queue.name, self._port.vhost.name, extra),
             prefetch=self._prefetch,
         )
         self.consumers[consumer.tag] = consumer
