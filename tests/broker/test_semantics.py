@@ -218,6 +218,11 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
         406,
         f"inequivalent arg 'alternate-exchange' {SAME_E} the value 'x' of type 'longstr' but current is none",
     ),
+    "alternate-type": (
+        _exchange("sem-x", arguments={"alternate-exchange": 5}),
+        406,
+        "invalid type 'signedint' for arg 'alternate-exchange' in exchange 'sem-x' in vhost '/'",
+    ),
     "delete-default": (
         lambda channel: channel.exchange_delete(""),
         403,

@@ -86,7 +86,7 @@ def _checked(name: str, vhost: str, values: Mapping[str, Any]) -> QueuePolicy:
             kind = "rabbit_quorum_queue" if is_quorum else "rabbit_classic_queue"
             raise Refusal(406, f"invalid arg '{argument}' for {where} of queue type {kind}")
     numbers = {argument: _integer(where, argument, values) for argument in _INTEGERS}
-    texts = {argument: _text(name, vhost, argument, values) for argument in _TEXTS}
+    texts = {argument: _text(where, argument, values) for argument in _TEXTS}
     if texts["x-dead-letter-routing-key"] is not None and texts["x-dead-letter-exchange"] is None:
         raise _invalid(where, "x-dead-letter-routing-key", "routing_key_but_no_dlx_defined")
     if texts["x-overflow"] not in (None, "drop-head", "reject-publish", "reject-publish-dlx"):
@@ -144,14 +144,16 @@ def consumer_priority(queue: str, vhost: str, values: Mapping[str, Any]) -> int:
     return value
 
 
-def _text(name: str, vhost: str, argument: str, values: Mapping[str, Any]) -> str | None:
+def _text(where: str, argument: str, values: Mapping[str, Any]) -> str | None:
     value = values.get(argument)
     if value is not None and not isinstance(value, str):
-        raise Refusal(
-            406,
-            f"invalid type '{type_name(value)}' for arg '{argument}' in queue '{name}' in vhost '{vhost}'",
-        )
+        raise Refusal(406, f"invalid type '{type_name(value)}' for arg '{argument}' in {where}")
     return value
+
+
+def check_alternate(name: str, vhost: str, values: Mapping[str, Any]) -> None:
+    """Raises: `Refusal` 406 if an exchange's alternate is no name."""
+    _text(f"exchange '{name}' in vhost '{vhost}'", "alternate-exchange", values)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

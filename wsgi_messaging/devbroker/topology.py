@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from .arguments import COMPARED, check_equivalent, queue_policy
+from .arguments import COMPARED, check_alternate, check_equivalent, queue_policy
 from .exchanges import TYPES, Binding, Exchange
 from .queues import Queue
 from .refusals import Refusal, default_exchange, locked, reserved
@@ -49,6 +49,7 @@ class Topology:
         if current is None:
             if name.startswith("amq."):
                 raise reserved("exchange", name)
+            check_alternate(name, self._vhost.name, arguments)
             self._vhost.exchanges[name] = Exchange(
                 name, kind, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
             )
