@@ -795,6 +795,16 @@ def test_quorum_queue_counts_deliveries(channel: Any, unique: Name, grave: str) 
         channel.queue_delete(queue)
 
 
+def test_quorum_queue_has_no_prefetch_for_a_channel(client: Client, other: Client, unique: Name) -> None:
+    channel = client.channel()
+    queue = declared(channel, unique("quorum"), exclusive=False, durable=True, x_queue_type="quorum")
+    channel.basic_qos(0, 5, True)
+    with pytest.raises(amqp.AMQPNotImplementedError) as caught:
+        channel.basic_consume(queue)
+    assert caught.value.reply_text == f"NOT_IMPLEMENTED - queue '{queue}' in vhost '/' does not support global qos"
+    other.channel().queue_delete(queue)
+
+
 # Publishing
 
 

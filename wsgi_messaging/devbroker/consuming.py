@@ -119,6 +119,9 @@ class Consuming:
             raise Refusal(530, f"attempt to reuse consumer tag '{tag}'")
         if any(other.exclusive or exclusive for other in queue.consumers):
             raise Refusal(403, f"queue '{queue.name}' in vhost '{self._port.vhost.name}' in exclusive use")
+        if queue.policy.is_quorum and self._shared_prefetch:
+            where = f"queue '{queue.name}' in vhost '{self._port.vhost.name}'"
+            raise Refusal(540, f"{where} does not support global qos")
         consumer = Consumer(
             tag or generated("amq.ctag-"),
             queue,
