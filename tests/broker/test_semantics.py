@@ -233,6 +233,11 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
         403,
         "deletion of system exchange 'amq.direct' in vhost '/' not allowed",
     ),
+    "delete-amq-none": (
+        lambda channel: channel.exchange_delete("amq.none"),
+        403,
+        "deletion of system exchange 'amq.none' in vhost '/' not allowed",
+    ),
     "delete-bound": (
         lambda channel: channel.exchange_delete("sem-e", if_unused=True),
         406,
@@ -253,6 +258,16 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
         404,
         "no queue 'sem-none' in vhost '/'",
     ),
+    "bind-neither": (
+        lambda channel: channel.queue_bind("sem-none", "sem-no-exchange", "x"),
+        404,
+        "no exchange 'sem-no-exchange' in vhost '/'",
+    ),
+    "bind-exchanges": (
+        lambda channel: channel.exchange_bind("sem-none", "sem-nor", "x"),
+        404,
+        "no exchange 'sem-nor' in vhost '/'",
+    ),
     "bind-exchange": (
         lambda channel: channel.exchange_bind("sem-none", "sem-e", "x"),
         404,
@@ -265,6 +280,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int, str]] = {
     ),
     "purge": (lambda channel: channel.queue_purge("sem-none"), 404, "no queue 'sem-none' in vhost '/'"),
     "get": (lambda channel: channel.basic_get("sem-none"), 404, "no queue 'sem-none' in vhost '/'"),
+    "get-unnamed": (lambda channel: channel.basic_get(""), 404, "no previously declared queue"),
     "consume": (lambda channel: channel.basic_consume("sem-none"), 404, "no queue 'sem-none' in vhost '/'"),
     "delete-not-empty": (
         lambda channel: channel.queue_delete("sem-full", if_empty=True),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .methods import content_frames, method_frame
 from .queues import Queue
-from .refusals import no_queue
+from .refusals import Refusal
 from .vhost import VirtualHost
 
 Arguments = list[Any]
@@ -65,7 +65,7 @@ class Port:
         """`name`, or the last declared queue. Raises: `Refusal` 404 if there is neither."""
         if name or self.last_queue:
             return name or self.last_queue
-        raise no_queue("", self.vhost.name)
+        raise Refusal(404, "no previously declared queue")
 
     def queue(self, name: str) -> Queue:
         """Raises: `Refusal` 404 or 405."""

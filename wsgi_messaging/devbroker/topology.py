@@ -16,7 +16,7 @@ from .arguments import COMPARED, check_alternate, check_equivalent, queue_policy
 from .exchanges import TYPES, Binding, Exchange
 from .queues import Queue
 from .refusals import Refusal, default_exchange, locked, reserved
-from .vhost import PREDECLARED, VirtualHost
+from .vhost import VirtualHost
 
 
 def generated(prefix: str) -> str:
@@ -79,7 +79,7 @@ class Topology:
     def delete_exchange(self, name: str, *, if_unused: bool) -> None:
         """Deleting what does not exist is no error. Raises: `Refusal` 403 or 406."""
         self._not_default(name)
-        if name in PREDECLARED:
+        if name.startswith("amq."):
             raise Refusal(403, f"deletion of system exchange '{name}' in vhost '{self._vhost.name}' not allowed")
         exchange = self._vhost.exchanges.get(name)
         if exchange is None:
@@ -156,13 +156,14 @@ class Topology:
     ) -> None:
         """Raises: `Refusal` 403, 404, 405 or 406."""
         self._not_default(source)
+        if not to_queue:
+            self._not_default(destination)
+        exchange = self._vhost.exchange(source)
         if to_queue:
             self._vhost.queue(destination, self._owner)
         else:
-            self._not_default(destination)
             self._vhost.exchange(destination)
-        binding = Binding.to(destination, to_queue=to_queue, routing_key=routing_key, arguments=arguments)
-        self._vhost.exchange(source).add(binding)
+        exchange.add(Binding.to(destination, to_queue=to_queue, routing_key=routing_key, arguments=arguments))
 
     def unbind(
         self, source: str, destination: str, *, to_queue: bool, routing_key: str, arguments: Mapping[str, Any]
