@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -232,3 +233,20 @@ def test_the_fixtures_serve_another_suite(tmp_path: Any) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_time_passes(transport: MemoryTransport) -> None:
+    """What is out of time is neither waiting nor kept from the dead-letter queue until somebody publishes again."""
+    dead_letter = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "retry"}
+    transport.declare(Queue("retry"))
+    transport.declare(Queue("delayed", message_ttl=0.05, queue_arguments=dead_letter))
+    transport.publish("1", "delayed")
+    time.sleep(0.1)  # longer than the queue's time to live
+    assert transport.waiting("delayed") == []
+    assert [each.body for each in transport.waiting("retry")] == [b"1"]
+    got: list[bytes] = []
+    transport.consume("retry", lambda delivery: got.append(delivery.body))
+    transport.publish("2", "delayed")
+    time.sleep(0.1)  # the same
+    assert transport.drain()
+    assert got == [b"1", b"2"]

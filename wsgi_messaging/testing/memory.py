@@ -284,10 +284,12 @@ class MemoryBroker:
         return b""
 
     def waiting(self, queue: str) -> list[Published]:
+        self.order(self.vhost.tick)
         bands = self.vhost.queues[queue]._bands
         return [_published(stored.message) for band in reversed(bands) for stored in list(band)]
 
     def is_drained(self) -> bool:
+        self.order(self.vhost.tick)
         served = [queue for queue in list(self.vhost.queues.values()) if queue.consumers]
         return not any(queue.ready or queue.unacked for queue in served)
 
