@@ -68,6 +68,21 @@ def test_routes_are_the_brokers(transport: MemoryTransport) -> None:
     assert [each.body for each in transport.waiting("errors")] == [b"2"]
 
 
+def test_copies_go_where_a_broker_sends_them(transport: MemoryTransport) -> None:
+    for name in ("orders", "audit"):
+        transport.declare(Queue(name))
+    transport.publish("1", "orders", headers={"CC": ["audit"]})
+    transport.publish("2", "orders", headers={"BCC": ["audit"]})
+    assert [(each.body, each.headers) for each in transport.waiting("audit")] == [(b"1", {"CC": ["audit"]}), (b"2", {})]
+    assert transport.published[-1].headers == {"BCC": ["audit"]}
+
+
+def test_nothing_is_published_to_an_internal_exchange(transport: MemoryTransport) -> None:
+    with pytest.raises(Rejected, match="internal exchange") as rejected:
+        transport.publish("x", "key", "amq.rabbitmq.trace", mandatory=False)
+    assert rejected.value.reply_code == 403
+
+
 def test_what_cannot_be_routed_is_said_as_by_a_broker(transport: MemoryTransport) -> None:
     with pytest.raises(Unroutable) as unroutable:
         transport.publish("x", "nowhere")

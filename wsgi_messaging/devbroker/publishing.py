@@ -16,6 +16,7 @@ from .messages import Message, sender_selected
 from .methods import BASIC_CLASS, CONTENT
 from .ports import Arguments, Handlers, Port
 from .refusals import Refusal
+from .vhost import VirtualHost
 
 _PUBLISH = "basic.publish"
 
@@ -115,7 +116,7 @@ class Publishing:
         self._accept(Message(exchange, routing_key, header, body), mandatory)
 
     def _accept(self, message: Message, mandatory: bool) -> None:
-        message = self._checked(message)
+        message = checked(message, self._port.vhost, self._port.carrier.user)
         self._port.carrier.published += 1
         if self._confirming:
             self._last_tag += 1
@@ -135,26 +136,6 @@ class Publishing:
         if self._confirming:
             self._outcomes.append((self._last_tag, accepted))
 
-    def _checked(self, message: Message) -> Message:
-        vhost = self._port.vhost
-        if vhost.exchange(message.exchange).internal:
-            raise Refusal(403, f"cannot publish to internal exchange '{message.exchange}' in vhost '{vhost.name}'")
-        if message.has("user_id"):
-            user = message.properties.get("user_id", "")
-            if user != self._port.carrier.user:
-                raise Refusal(
-                    406,
-                    f"user_id property set to '{user}' but authenticated user was '{self._port.carrier.user}'",
-                )
-        if message.has("expiration"):
-            check_expiration(message.properties.get("expiration", "0"))
-        if message.has("headers") and b"CC" in message.header:
-            try:
-                return sender_selected(message)
-            except TypeError as exc:
-                raise Refusal(406, f'invalid message: {{unacceptable_type_in_header,"{exc}",longstr}}') from exc
-        return message
-
     def flush(self) -> None:
         """Send the confirms that are due, unless they are held."""
         if self._rules.confirms_held:
@@ -170,3 +151,21 @@ class Publishing:
                 self._port.send("basic.ack", tag, count > 1)
             else:
                 self._port.send("basic.nack", tag, count > 1, False)
+
+
+def checked(message: Message, vhost: VirtualHost, user: str) -> Message:
+    """The message as it is to be routed. Raises: `Refusal` 403, 404 or 406."""
+    if vhost.exchange(message.exchange).internal:
+        raise Refusal(403, f"cannot publish to internal exchange '{message.exchange}' in vhost '{vhost.name}'")
+    if message.has("user_id"):
+        claimed = message.properties.get("user_id", "")
+        if claimed != user:
+            raise Refusal(406, f"user_id property set to '{claimed}' but authenticated user was '{user}'")
+    if message.has("expiration"):
+        check_expiration(message.properties.get("expiration", "0"))
+    if message.has("headers") and b"CC" in message.header:
+        try:
+            return sender_selected(message)
+        except TypeError as exc:
+            raise Refusal(406, f'invalid message: {{unacceptable_type_in_header,"{exc}",longstr}}') from exc
+    return message

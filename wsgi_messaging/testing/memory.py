@@ -25,6 +25,7 @@ from ..connection.state import State
 from ..connection.topology import Declaration
 from ..connections import Connections
 from ..devbroker.messages import Message
+from ..devbroker.publishing import checked
 from ..devbroker.queues import Consumer as BrokersConsumer
 from ..devbroker.queues import Stored
 from ..devbroker.refusals import Refusal
@@ -240,8 +241,9 @@ class MemoryBroker:
         if self.failure is not None:
             return copy(self.failure)
         self.vhost.tick(now)
-        message = Message(entry.exchange, entry.routing_key, entry.header, entry.body)
-        try:
+        message = sent = Message(entry.exchange, entry.routing_key, entry.header, entry.body)
+        try:  # nobody has logged in: any user is the right one
+            message = checked(message, self.vhost, str(message.properties.get("user_id", "")))
             queues = self.vhost.route(message)
         except Refusal as refusal:
             return Rejected(f"exchange {entry.exchange!r}: {refusal.code} {refusal.text}", reply_code=refusal.code)
@@ -250,7 +252,7 @@ class MemoryBroker:
             return Unroutable(f"no queue takes {where} (312 NO_ROUTE)", reply_code=312)
         if not self.vhost.publish(message, queues, now):
             return Rejected("the broker refused the message (basic.nack): its queue is full")
-        self.published.append(_published(message))
+        self.published.append(_published(sent))
         return None
 
     def declare(self, declaration: Declaration, owner: object, now: float) -> bytes:
