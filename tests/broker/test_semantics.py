@@ -786,6 +786,14 @@ def test_dead_letter_with_a_key_of_its_own_loses_its_copies(channel: Any, unique
     assert depth(channel, copy) == 1
 
 
+def test_dead_letter_keeps_blind_copies_to_itself(channel: Any, unique: Name, grave: str) -> None:
+    queue = buried(channel, unique, grave)
+    publish(channel, queue, "x", application_headers={"CC": ["seen"], "BCC": ["unseen"]})
+    ready(channel, queue, 1)
+    channel.basic_reject(channel.basic_get(queue).delivery_tag, False)
+    assert the_dead(channel, grave).headers["x-death"][0]["routing-keys"] == [queue, "seen"]
+
+
 def test_quorum_queue_counts_deliveries(channel: Any, unique: Name, grave: str) -> None:
     queue = declared(
         channel,

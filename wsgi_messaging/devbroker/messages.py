@@ -93,16 +93,21 @@ def sender_selected(message: Message) -> Message:
     headers = message.headers
     extra: list[str] = []
     for name in ("CC", "BCC"):
-        value = headers.get(name, [])
-        if not isinstance(value, list):
+        if not isinstance(headers.get(name, []), list):
             raise TypeError(name)
-        extra += [key for key in value if isinstance(key, str)]
+        extra += _copies(message, name)
     if "BCC" in headers:
         kept = {name: value for name, value in headers.items() if name != "BCC"}
         properties = {**message.properties, "headers": kept}
         message = Message(message.exchange, message.routing_key, codec.properties(properties), message.body)
     message.routing_keys = (message.routing_key, *extra)
     return message
+
+
+def _copies(message: Message, name: str) -> list[str]:
+    """The routing keys that a header names."""
+    value = message.headers.get(name)
+    return [key for key in value if isinstance(key, str)] if isinstance(value, list) else []
 
 
 def dead_letter(
@@ -121,7 +126,7 @@ def dead_letter(
         "queue": queue,
         "time": datetime.fromtimestamp(int(wall_clock), tz=timezone.utc),
         "exchange": message.exchange,
-        "routing-keys": list(message.routing_keys),
+        "routing-keys": [message.routing_key, *_copies(message, "CC")],
     }
     if message.expiration is not None:
         entry["original-expiration"] = message.properties["expiration"]
