@@ -1078,6 +1078,12 @@ def test_single_active_consumer(client: Client, channel: Any, unique: Name) -> N
     assert [message.delivery_info["consumer_tag"] for message in client.deliveries] == ["first", "first", "second"]
 
 
+def test_no_exclusive_consumer_where_one_is_active_at_a_time(channel: Any, unique: Name) -> None:
+    queue = declared(channel, unique("q"), x_single_active_consumer=True)
+    with pytest.raises(amqp.AccessRefused, match="in exclusive use"):
+        channel.basic_consume(queue, exclusive=True)
+
+
 def test_purge_leaves_what_is_being_worked_on(channel: Any, queue: str) -> None:
     publish(channel, queue, *"123")
     tag = channel.basic_get(queue).delivery_tag

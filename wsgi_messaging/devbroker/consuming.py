@@ -117,7 +117,8 @@ class Consuming:
         queue = self._port.queue(name)
         if tag in self.consumers:
             raise Refusal(530, f"attempt to reuse consumer tag '{tag}'")
-        if any(other.exclusive or exclusive for other in queue.consumers):
+        is_shared = queue.policy.single_active_consumer
+        if any(other.exclusive or exclusive for other in queue.consumers) or (exclusive and is_shared):
             raise Refusal(403, f"queue '{queue.name}' in vhost '{self._port.vhost.name}' in exclusive use")
         if queue.policy.is_quorum and self._shared_prefetch:
             where = f"queue '{queue.name}' in vhost '{self._port.vhost.name}'"
