@@ -20,6 +20,8 @@ from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Message, Settings, Transport
 from wsgi_messaging.cli import main
+from wsgi_messaging.cli._approach import conversation_with_any
+from wsgi_messaging.cli._conversation import Parcel
 from wsgi_messaging.cli._letters import REPLAYS
 from wsgi_messaging.cli.queues import ask
 from wsgi_messaging.devbroker import DevBroker
@@ -227,6 +229,24 @@ def test_what_cannot_be_replayed_stays_where_it_is(run: Run, grave: Grave, url: 
     assert "no queue takes it (NO_ROUTE)" in text
     assert "1  kept: no x-death header" in text
     assert rows(run, "queues", grave.dead)[0]["messages"] == 5
+
+
+def test_a_message_that_nobody_can_read_stays_and_the_others_go(run: Run, grave: Grave, url: str) -> None:
+    """A consumer of ours rejects it, so it is in a dead-letter queue that it will be met."""
+    not_utf8 = b"\x80\0\x03\xff\xfe\xfd"  # a content type
+    with conversation_with_any(Settings(url=url), 5.0) as (_broker, conversation):
+        conversation.publish([Parcel("", grave.work, not_utf8, b"x")])
+    consumer = grave.transport.consume(grave.work, lambda delivery: None)
+    wait_until(lambda: grave.dead_depth() == 1, 10.0, "its death")
+    consumer.cancel()
+    grave.bury(2)
+    found = rows(run, "dlq", "show", grave.dead)
+    assert [row["reason"][:20] for row in found] == ["malformed properties", "rejected", "rejected"]
+    status, text = run("dlq", "replay", grave.dead)
+    assert status == 1
+    assert "1  kept: malformed properties" in text
+    assert f"2 of 3 replayed, 1 kept in {grave.dead}" in text
+    assert [row["messages"] for row in rows(run, "queues", grave.work, grave.dead)] == [2, 1]
 
 
 def test_an_exchange_that_is_gone(run: Run, grave: Grave, url: str) -> None:

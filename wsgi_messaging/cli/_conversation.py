@@ -119,6 +119,8 @@ class Fetched:
     """Messages in the queue behind it."""
     properties: dict[str, Any]
     body: bytes
+    malformed: str = ""
+    """Why its properties, or its route, cannot be read; they are empty then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +335,15 @@ class Conversation:
 
 
 def _fetched(inbound: Inbound) -> Fetched:
-    tag, redelivered, exchange, routing_key, left = codec.read_arguments("Lbssl", inbound.arguments)
-    properties = codec.read_properties(inbound.header)
-    return Fetched(tag, redelivered, exchange, routing_key, left, properties, inbound.body or b"")
+    """A message that nobody can read must not keep us from those behind it."""
+    body = inbound.body or b""
+    try:
+        tag, redelivered, exchange, routing_key, left = codec.read_arguments("Lbssl", inbound.arguments)
+        properties = codec.read_properties(inbound.header)
+    except codec.MalformedValue as exc:
+        tag, redelivered = codec.read_arguments("Lb", inbound.arguments)
+        return Fetched(tag, redelivered, "", "", 0, {}, body, str(exc))
+    return Fetched(tag, redelivered, exchange, routing_key, left, properties, body)
 
 
 def _blame(

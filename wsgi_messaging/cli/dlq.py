@@ -172,7 +172,7 @@ def _described(number: int, message: Fetched) -> dict[str, Any]:
     return {
         "number": number,
         "queue": death.queue if death else None,
-        "reason": death.reason if death else "no x-death",
+        "reason": death.reason if death else message.malformed or "no x-death",
         "count": death.count if death else None,
         "time": str(death.time) if death else None,
         "exchange": death.exchange if death else message.exchange,
@@ -228,7 +228,7 @@ class _Replay:
         for message in batch:
             death = first_death(message)
             if death is None:
-                self.kept["no x-death header: it did not die, or not on RabbitMQ"] += 1
+                self.kept[message.malformed or "no x-death header: it did not die, or not on RabbitMQ"] += 1
                 continue
             try:
                 parcel = replayed(message, death, self._user, to_queue=self._args.to_queue)
