@@ -249,6 +249,27 @@ def test_a_message_that_nobody_can_read_stays_and_the_others_go(run: Run, grave:
     assert [row["messages"] for row in rows(run, "queues", grave.work, grave.dead)] == [2, 1]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"routing-keys": 5}, "no x-death header"),
+        ({"routing-keys": "key"}, "no x-death header"),
+        ({"routing-keys": ["k" * 256]}, "it cannot be encoded again"),
+        ({"exchange": "x" * 256}, "it cannot be encoded again"),
+        ({"count": "often", "routing-keys": ["nobody-takes-this"]}, "no queue takes it"),
+    ],
+)
+def test_a_history_that_makes_no_sense_stays(run: Run, grave: Grave, change: dict[str, Any], said: str) -> None:
+    """Any publisher can write an x-death header."""
+    death = {"queue": "q", "reason": "rejected", "exchange": "", "routing-keys": ["q"], "count": 1, **change}
+    grave.transport.publish(b"odd", grave.dead, headers={"x-death": [death]})
+    grave.bury(1)
+    assert len(rows(run, "dlq", "show", grave.dead)) == 2
+    status, text = run("dlq", "replay", grave.dead)
+    assert (status, text.splitlines()[-1]) == (1, f"1 of 2 replayed, 1 kept in {grave.dead}")
+    assert said in text
+
+
 def test_an_exchange_that_is_gone(run: Run, grave: Grave, url: str) -> None:
     grave.bury(2)
     grave.transport.close()

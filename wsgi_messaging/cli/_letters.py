@@ -39,20 +39,26 @@ def first_death(message: Fetched) -> Death | None:
     deaths = headers.get("x-death")
     if not isinstance(deaths, list):
         return None
-    entries = [each for each in deaths if isinstance(each, dict) and each.get("routing-keys")]
+    entries = [each for each in deaths if isinstance(each, dict) and _has_keys(each)]
     if not entries:
         return None
     queue, reason = headers.get("x-first-death-queue"), headers.get("x-first-death-reason")
     named = [each for each in entries if each.get("queue") == queue and each.get("reason") == reason]
     entry = (named or entries)[-1]  # new entries are put in front
+    count = entry.get("count")
     return Death(
         queue=str(entry.get("queue", "")),
         reason=str(entry.get("reason", "")),
         exchange=str(entry.get("exchange", "")),
         routing_keys=tuple(str(key) for key in entry["routing-keys"]),
-        count=int(entry.get("count", 1)),
+        count=count if isinstance(count, int) else 1,
         time=entry.get("time"),
     )
+
+
+def _has_keys(entry: Mapping[str, Any]) -> bool:
+    keys = entry.get("routing-keys")
+    return isinstance(keys, list) and bool(keys)
 
 
 def replayed(message: Fetched, death: Death, user: str, *, to_queue: bool) -> Parcel:
@@ -72,6 +78,8 @@ def replayed(message: Fetched, death: Death, user: str, *, to_queue: bool) -> Pa
     before = _headers(message).get(REPLAYS)
     headers[REPLAYS] = (before if isinstance(before, int) else 0) + 1
     exchange, routing_key, *copies = ("", death.queue) if to_queue else (death.exchange, *death.routing_keys)
+    for name in (exchange, routing_key):
+        codec.shortstr(name)
     if copies:
         headers["CC"] = copies
     properties = {**message.properties, "headers": headers}
