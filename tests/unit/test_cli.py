@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -351,3 +351,29 @@ def test_serve_ends_on_ctrl_c(start: Callable[..., Served]) -> None:
     served = start("served_by_a_test")
     served.line("serving http://")
     assert served.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("queues", "NAME"),
+        ("dlq", "list", "NAME"),
+        ("dlq", "show", "NAME"),
+        ("dlq", "replay", "NAME"),
+        ("check", "--name", "NAME"),
+        ("notify", "{}", "--topic", "NAME"),
+        ("listen", "--exchange", "NAME"),
+        ("rpc-server", "os:path", "--topic", "t", "--server", "NAME"),
+        ("call", "NAME", "method"),
+        ("cast", "topic", "method", "--server", "NAME"),
+    ],
+)
+@pytest.mark.parametrize(("name", "said"), [("q\udcff", "is not UTF-8"), ("\u00e4" * 128, "octets is longer than 2")])
+def test_a_name_that_amqp_cannot_carry(
+    arguments: Sequence[str], name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback; what is not UTF-8 in argv comes as surrogates."""
+    with pytest.raises(SystemExit) as caught:
+        main([name if each == "NAME" else each for each in arguments])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ..errors import ConfigurationError, Expired, MessagingError, RemoteError, ReplyTimeout, Unavailable, Unroutable
 from ..rpc import RPCClient, Target
 from ..settings import URL_VARIABLES
+from ._names import amqp_name
 from .output import paragraph, plain
 
 FAILED, REMOTE_ERROR, NO_REPLY, NOBODY = 1, 3, 4, 5
@@ -29,7 +30,7 @@ _REMOTE_REMEDIES = {
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     """Topic, method, arguments; and what else makes a target."""
-    parser.add_argument("topic", metavar="TOPIC")
+    parser.add_argument("topic", type=amqp_name, metavar="TOPIC")
     parser.add_argument("method", metavar="METHOD")
     parser.add_argument(
         "arguments",
@@ -38,10 +39,12 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         help="the method's arguments; a VALUE that is no JSON is a text",
     )
     parser.add_argument("--json", metavar="OBJECT", help="the arguments as one JSON object; - reads it from stdin")
-    parser.add_argument("--server", metavar="NAME", help="this server of the topic (default: any)")
+    parser.add_argument("--server", type=amqp_name, metavar="NAME", help="this server of the topic (default: any)")
     parser.add_argument("--namespace", metavar="NAME", help="of the endpoint's target")
     parser.add_argument("--version", metavar="N.M", help="of the endpoint's target (default: 1.0)")
-    parser.add_argument("--exchange", metavar="NAME", help="oslo.messaging's control_exchange (default openstack)")
+    parser.add_argument(
+        "--exchange", type=amqp_name, metavar="NAME", help="oslo.messaging's control_exchange (default openstack)"
+    )
     parser.add_argument("--context", default="{}", metavar="OBJECT", help="the request's context as JSON (default {})")
     parser.add_argument("--url", help=f"the broker (default: {', '.join(URL_VARIABLES)})")
 

@@ -25,6 +25,7 @@ from ..settings import URL_VARIABLES, Settings
 from ..transport import Transport
 from . import _approach as approach
 from ._conversation import Blocked, Conversation, Greeting, HungUp, NotAmqp, Proposal, Refused, Trouble
+from ._names import LONGEST, name_up_to
 from ._numbers import seconds, whole
 from ._permissions import Trial
 from ._steps import Step, Steps, Stopped, print_step
@@ -33,6 +34,8 @@ from .output import coloured, counted, print_json
 
 SHORT_HEARTBEAT = 5.0
 FAR_AWAY_MS = 50.0
+SUFFIX = 12
+"""Characters that make the temporary queue's name one of its own."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--name",
+        type=name_up_to(LONGEST - len("-") - SUFFIX),
         default="wsgi-messaging-check",
         metavar="PREFIX",
         help="what the temporary queue's name begins with; permissions are patterns of names (default %(default)s)",
@@ -98,7 +102,7 @@ class _Check:
         self._settings = settings
         self._seconds: float = args.timeout
         self._count: int = args.count
-        self._queue = f"{args.name}-{uuid.uuid4().hex[:12]}"
+        self._queue = f"{args.name}-{uuid.uuid4().hex[:SUFFIX]}"
         self._steps = steps
 
     def run(self) -> None:

@@ -25,6 +25,7 @@ from ._conversation import PROBES, Conversation, Fetched, Parcel, Refused, Troub
 from ._foreground import interruption_awaited
 from ._letters import first_death, replayed
 from ._management import Management
+from ._names import amqp_name
 from ._numbers import whole
 from .check import settings_of
 from .output import Progress, coloured, plain, print_json
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         description="Dead-letter queues, their depth, and whose dead letters they get: all of them, or those named,"
         " with --management. Without it the depth of the queues named, whatever they are.",
     )
-    listing.add_argument("names", nargs="*", metavar="QUEUE")
+    listing.add_argument("names", nargs="*", type=amqp_name, metavar="QUEUE")
     showing = actions.add_parser(
         "show",
         description="Show messages and why they died; they stay where they are. For a queue with a delivery limit it"
@@ -65,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         " take it out of the dead-letter queue. Other queues bound there get it again, too; --to-queue avoids that.",
     )
     for each in (showing, replaying):
-        each.add_argument("queue", metavar="QUEUE", help="the dead-letter queue")
+        each.add_argument("queue", type=amqp_name, metavar="QUEUE", help="the dead-letter queue")
     showing.add_argument("--limit", type=whole(1), default=20, metavar="N", help="(default %(default)s)")
     replaying.add_argument(
         "--limit", type=whole(1), metavar="N", help="(default: what is in the queue at the beginning)"

@@ -15,6 +15,7 @@ from ..notify import Notifier
 from ..notify.notification import PRIORITIES
 from ..rpc.flags import QueueFlags
 from ..transport import Transport
+from ._names import amqp_name
 from ._numbers import seconds
 from ._waiting import broker_awaited
 
@@ -37,8 +38,10 @@ def add_parser(subparsers: Any) -> None:
 def add_route_arguments(parser: argparse.ArgumentParser) -> None:
     """What sending and listening have in common: where, and declared how."""
     parser.add_argument("--url", help="of the broker (default: from the environment, as the application's)")
-    parser.add_argument("--topic", action="append", metavar="NAME", help="may be repeated (default notifications)")
-    parser.add_argument("--exchange", default="openstack", metavar="NAME", help="(default %(default)s)")
+    parser.add_argument(
+        "--topic", action="append", type=amqp_name, metavar="NAME", help="may be repeated (default notifications)"
+    )
+    parser.add_argument("--exchange", default="openstack", type=amqp_name, metavar="NAME", help="(default %(default)s)")
     parser.add_argument("--durable", action="store_true", help="as amqp_durable_queues of the other parties")
     parser.add_argument("--quorum", action="store_true", help="as rabbit_quorum_queue of the other parties")
 

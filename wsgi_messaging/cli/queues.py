@@ -18,6 +18,7 @@ from ..settings import URL_VARIABLES, Settings
 from ._approach import conversation_with_any
 from ._conversation import Conversation, Refused
 from ._management import Management
+from ._names import amqp_name
 from ._numbers import seconds
 from .check import settings_of
 from .output import print_json, print_table
@@ -33,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         description="Show depth, consumers and state of queues. Names may have * and ? with --management.",
         epilog="Exit status: 0 every named queue can be used, 1 one cannot or the broker cannot be had, 2 wrong usage.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("names", nargs="*", type=amqp_name, metavar="NAME")
     add_broker_arguments(parser)
 
 

@@ -22,6 +22,7 @@ from ..rpc import QueueFlags, RPCServer, Target
 from ..settings import Settings
 from ..transport import Transport
 from ._foreground import signals_awaited
+from ._names import amqp_name
 from ._numbers import seconds_or_none
 from ._objects import imported, is_module_name
 from ._waiting import broker_awaited
@@ -36,9 +37,10 @@ def add_parser(subparsers: Any) -> None:
         " grace was over, or the broker cannot be had; 2 wrong usage or configuration.",
     )
     parser.add_argument("endpoints", metavar="MODULE:NAME", help="an endpoint, a list of them, a class or a function")
-    parser.add_argument("--topic", required=True)
-    parser.add_argument("--server", default=os.uname().nodename, help="this server's name (default %(default)s)")
-    parser.add_argument("--exchange", help="oslo.messaging's control_exchange (default openstack)")
+    parser.add_argument("--topic", type=amqp_name, required=True)
+    host = os.uname().nodename
+    parser.add_argument("--server", type=amqp_name, default=host, help="this server's name (default %(default)s)")
+    parser.add_argument("--exchange", type=amqp_name, help="oslo.messaging's control_exchange (default openstack)")
     parser.add_argument("--name", help="as the broker and 'status' show it (default: WSGI_MESSAGING_APP, or rpc-TOPIC)")
     parser.add_argument("--url", help="the broker; without it the environment says (WSGI_MESSAGING_URL, ...)")
     parser.add_argument("--pool-size", type=int, default=64, metavar="N", help="requests at a time (default 64)")
