@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -80,3 +81,23 @@ def test_progress_that_nobody_sees_stops_no_work(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(output, "PROGRESS_EVERY", {False: 0.0})
     with output.Progress("replayed", 2, is_quiet=False) as progress:
         progress.show(1)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("utf-8", "a\ud800b"), ("ascii", "\u00e4\u20ac"), ("latin-1", "\u20ac")]
+)
+def test_what_the_output_cannot_encode_is_escaped(encoding: str, text: str) -> None:
+    """JSON may hold half a surrogate pair. It ended `call`, after the method had run, and had `listen` show nothing."""
+    script = f"from wsgi_messaging.cli.output import print_json; print_json([{text!r}])"
+    env = environment(PYTHONIOENCODING=encoding)
+    done = subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout.decode(encoding)) == [text]
+
+
+def test_a_name_that_the_output_cannot_encode() -> None:
+    command = [sys.executable, "-m", "wsgi_messaging", "check", "amqp://u@127.0.0.1:1/\u20ac"]
+    env = environment(PYTHONIOENCODING="ascii")
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"connection refused" in done.stdout

@@ -8,7 +8,6 @@ Layer 5: imports notify, oslo, transport.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 import sys
@@ -24,6 +23,7 @@ from ..transport import Transport
 from ._numbers import whole
 from ._waiting import broker_awaited
 from .notify import add_route_arguments, flags_of
+from .output import as_json
 
 
 def add_parser(subparsers: Any) -> None:
@@ -103,4 +103,4 @@ def _line(notification: Notification) -> str:
         "ctxt": notification.context,
         "payload": notification.payload,
     }
-    return json.dumps(shown, ensure_ascii=False)
+    return as_json(shown)

@@ -50,7 +50,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(as_json(value, indent=2))
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """JSON that standard output can take: with escapes where a character cannot be encoded there."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, default=str)
+    return text
 
 
 def paragraph(label: str, text: str, indent: int) -> str:
