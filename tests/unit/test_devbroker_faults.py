@@ -273,3 +273,18 @@ def test_hostile_bytes_end_their_own_connection_only(broker: DevBroker, connecti
             while sock.recv(4096):
                 pass
     connection.channel()
+
+
+def test_a_lost_connection_counts_as_one_delivery(broker: DevBroker, connection: Any, connect: Connect) -> None:
+    """RabbitMQ has each channel end by itself, so that it is one, and two now and then."""
+    channel = connection.channel()
+    channel.queue_declare("q", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+    lost = connect(broker)
+    delivered: list[Any] = []
+    for _ in range(3):
+        lost.channel().basic_consume("q", callback=delivered.append)
+    channel.basic_publish(amqp.Message("x"), "", "q")
+    drain_until(lost, lambda: delivered)
+    lost.sock.close()
+    wait_until(lambda: channel.queue_declare("q", passive=True).message_count)
+    assert channel.basic_get("q").headers == {"x-delivery-count": 1}

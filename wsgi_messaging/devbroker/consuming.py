@@ -86,11 +86,15 @@ class Consuming:
         queue.pump(self._port.now)
         self._port.vhost.watch(queue)
 
-    def close(self) -> None:
-        """The channel ends: its consumers go, what it has not acknowledged goes back."""
-        queues = [consumer.queue for consumer in self.consumers.values()]
+    def leave(self) -> None:
+        """Nothing more is delivered here."""
         for consumer in self.consumers.values():
             consumer.queue.unsubscribe(consumer, self._port.now)
+
+    def close(self) -> None:
+        """The channel ends: its consumers go, what it has not acknowledged goes back."""
+        self.leave()
+        queues = [consumer.queue for consumer in self.consumers.values()]
         self.consumers.clear()
         self._give_back(self._take_all())
         for queue in queues:

@@ -257,9 +257,11 @@ class Session:
         self.now = now
         self.flush_confirms()
         channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            if not channel.is_closing:
-                channel.close()
+        open_channels = [channel for channel in channels.values() if not channel.is_closing]
+        for channel in open_channels:
+            channel.consuming.leave()
+        for channel in open_channels:  # what one gives back must not go to another that ends, too
+            channel.close()
         if self._vhost in self.node.vhosts:
             self.node.vhosts[self._vhost].release(self, now)
 
