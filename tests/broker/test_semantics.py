@@ -383,10 +383,14 @@ def test_refusals_that_close_the_connection(
     assert not client.connection.connected
 
 
-def test_a_consumer_tag_is_used_once(client: Client, channel: Any, queue: str) -> None:
+@pytest.mark.parametrize("again", ["", "sem-none"])
+def test_a_consumer_tag_is_used_once(client: Client, channel: Any, queue: str, again: str) -> None:
+    """Whichever queue it is used for, there or not."""
     client.consume(channel, queue, consumer_tag="t")
     with pytest.raises(amqp.NotAllowed, match="NOT_ALLOWED - attempt to reuse consumer tag 't'"):
-        channel.send_method((60, 20), "BssbbbbF", (0, queue, "t", False, False, False, False, {}), wait=(60, 21))
+        channel.send_method(
+            (60, 20), "BssbbbbF", (0, again or queue, "t", False, False, False, False, {}), wait=(60, 21)
+        )
 
 
 def test_what_does_not_exist_may_be_deleted_and_unbound(channel: Any, queue: str) -> None:

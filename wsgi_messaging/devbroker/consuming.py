@@ -118,9 +118,9 @@ class Consuming:
 
     def _consume(self, arguments: Arguments) -> None:
         _, name, tag, _no_local, no_ack, exclusive, nowait, extra = arguments
-        queue = self._port.queue(name)
         if tag in self.consumers:
             raise Refusal(530, f"attempt to reuse consumer tag '{tag}'")
+        queue = self._port.queue(name)
         is_shared = queue.policy.single_active_consumer
         if any(other.exclusive or exclusive for other in queue.consumers) or (exclusive and is_shared):
             raise Refusal(403, f"queue '{queue.name}' in vhost '{self._port.vhost.name}' in exclusive use")
