@@ -97,6 +97,8 @@ def test_listen_ends_when_nobody_takes_its_lines(output: str, status: int, said:
     "wrong",
     [
         lambda: run(notify, "{", "--url", "amqp://127.0.0.1"),
+        lambda: run(notify, "NaN", "--url", "amqp://127.0.0.1"),
+        lambda: run(notify, "[" * 100_000, "--url", "amqp://127.0.0.1"),
         lambda: run(listen, "--event-type", "(", "--url", "amqp://127.0.0.1"),
     ],
 )

@@ -87,7 +87,7 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
         if name in found:
             raise ConfigurationError(f"arguments: {name!r} is given twice")
         try:
-            found[name] = _parsed(value)
+            found[name] = parsed(value)
         except (ValueError, RecursionError):
             found[name] = value
     return found
@@ -95,7 +95,7 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
 
 def _object(option: str, text: str) -> dict[str, Any]:
     try:
-        found = _parsed(text)
+        found = parsed(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{option}: not JSON: {exc}") from exc
     if not isinstance(found, dict):
@@ -103,7 +103,8 @@ def _object(option: str, text: str) -> dict[str, Any]:
     return found
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """What the JSON says. Raises: `ValueError`, `RecursionError`."""
     return json.loads(text, parse_constant=_refused)
 
 

@@ -6,7 +6,6 @@ Layer 5: imports notify, transport.
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..rpc.flags import QueueFlags
 from ..transport import Transport
 from ._names import amqp_name
 from ._numbers import seconds
+from ._requests import parsed
 from ._waiting import broker_awaited
 
 
@@ -54,8 +54,8 @@ def flags_of(args: argparse.Namespace) -> QueueFlags:
 def run(args: argparse.Namespace) -> int:
     """Send it."""
     try:
-        payload = json.loads(args.payload)
-    except ValueError as exc:
+        payload = parsed(args.payload)
+    except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"payload: not JSON: {exc}") from exc
     topics = args.topic or ["notifications"]
     with Transport(args.url, name="wsgi-messaging-notify") as transport:
