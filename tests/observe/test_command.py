@@ -76,6 +76,23 @@ def test_the_automatic_directories_of_all_applications(make: Callable[..., Trans
     assert [row["app"] for row in found["connections"]] == ["depot", "shop"]
 
 
+def test_what_is_none_of_ours_hides_nobody(make: Callable[..., Transport], tmp_path: Path) -> None:
+    """In the folder for temporary files anybody may make a directory with such a name."""
+    (tmp_path / "wsgi_messaging-a\x1bfile").touch()
+    (tmp_path / "wsgi_messaging-gone").symlink_to(tmp_path / "nowhere")
+    others = tmp_path / "wsgi_messaging-others"
+    others.mkdir()
+    others.chmod(0o777)
+    assert "may be written to by others" in call(XDG_RUNTIME_DIR=str(tmp_path)).stdout
+    shown(make, tmp_path / "wsgi_messaging-shop", app="shop")
+    done = call(XDG_RUNTIME_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    *_table, summary = done.stdout.splitlines()
+    assert summary.startswith("1 connection of 1 worker, all ready. Left out: ")
+    assert f"{tmp_path}/wsgi_messaging-a?file: Not a directory; " in summary
+    assert f"{others}: may be written to by others (mode 0777); chmod 0700." in summary
+
+
 def test_nobody_there_and_wrong_directories(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     empty = call("--run-dir", str(tmp_path))

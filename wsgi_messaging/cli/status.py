@@ -62,28 +62,30 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show it, once or for ever."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    paths = _paths(args.run_dir or os.environ.get("WSGI_MESSAGING_RUN_DIR") or places.AUTO)
-    board = _board(paths)
+    path = _path(args.run_dir or os.environ.get("WSGI_MESSAGING_RUN_DIR") or places.AUTO)
+    board = _board(path)
     while args.watch:
         _show(board, as_json=args.json, clear=sys.stdout.isatty())
         time.sleep(_WATCH_EVERY)
-        board = _board(paths)
+        board = _board(path)
     _show(board, as_json=args.json, clear=False)
     return 0 if board.rows and all(row.is_ready for row in board.rows) else 1
 
 
-def _paths(run_dir: str) -> list[Path] | None:
+def _path(run_dir: str) -> Path | None:
     """None for all the automatic ones, which may come and go."""
     if run_dir == places.AUTO:
         return None
     if not os.path.isdir(run_dir):
         raise ConfigurationError(f"run_dir: {run_dir} is no directory (a worker makes it with its first connection)")
-    return [Path(run_dir)]
+    return Path(run_dir)
 
 
-def _board(paths: list[Path] | None) -> Board:
+def _board(path: Path | None) -> Board:
+    if path is None:
+        return observed.automatic()
     try:
-        return Board(observed.read_all(observed.automatic() if paths is None else paths), is_whole=True)
+        return Board(observed.read(path), is_whole=True)
     except FileNotFoundError:
         return Board((), is_whole=True)
     except OSError as exc:
@@ -103,7 +105,8 @@ def _lines(board: Board, is_coloured: bool) -> list[str]:
     if not board.rows:
         return [
             "no worker shows itself: set WSGI_MESSAGING_RUN_DIR=auto (or a directory; here, too) for the server and"
-            " restart it; a worker is shown from its first connection on"
+            " restart it; a worker is shown from its first connection on",
+            *([_printable(board.note)] if board.note else []),
         ]
     table = [markup.cells(row)[: len(_COLUMNS)] for row in board.rows]
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *table, strict=True)]
@@ -112,7 +115,7 @@ def _lines(board: Board, is_coloured: bool) -> list[str]:
         lines.append(_line(shown, widths, _colour(row) if is_coloured else ""))
         if row.trouble:
             lines.append(f"    {_printable(row.trouble)}")
-    return [*lines, "", markup.summary(board)]
+    return [*lines, "", _printable(markup.summary(board))]
 
 
 def _line(shown: Sequence[str], widths: Sequence[int], colour: str) -> str:

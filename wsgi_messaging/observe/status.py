@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ class Board:
     is_whole: bool
     """False when it is about this process only."""
     note: str = ""
-    """Why it is not whole, where somebody wanted it to be."""
+    """What is missing of it and why, where somebody wanted it."""
 
     @property
     def workers(self) -> int:
@@ -238,11 +237,19 @@ def own_rows(transport: Transport) -> tuple[Row, ...]:
     )
 
 
-def automatic() -> list[Path]:
-    """The automatic run directories of all applications of this user."""
-    return sorted(places.automatic_parent().glob(f"{places.automatic_prefix()}*"))
+def automatic() -> Board:
+    """What stands in the automatic run directories of all applications of this user.
 
-
-def read_all(paths: Iterable[Path]) -> tuple[Row, ...]:
-    """The rows of several run directories. Raises: `OSError`."""
-    return tuple(row for path in paths for row in read(path))
+    They lie where others may make some, too: what is none of ours is left out, and said, and keeps nobody from the
+    others.
+    """
+    rows: list[Row] = []
+    left_out = []
+    for path in sorted(places.automatic_parent().glob(f"{places.automatic_prefix()}*")):
+        try:
+            rows += read(path)
+        except FileNotFoundError:  # it has just gone
+            continue
+        except OSError as exc:
+            left_out.append(f"{path}: {exc.strerror}")
+    return Board(tuple(rows), is_whole=True, note=f"Left out: {'; '.join(left_out)}." if left_out else "")
