@@ -169,6 +169,25 @@ def away() -> None:
     opened.cleanup()
 
 
+def refused() -> None:
+    """What is raised at once when the broker at URL does not let us in, though `retry` says to try for ever."""
+    opened = transport()
+    target = oslo_messaging.Target(topic="none", server="s")
+    client = oslo_messaging.get_rpc_client(opened, target, timeout=30)
+    for act in (
+        lambda: client.call({}, "any"),
+        lambda: client.cast({}, "any"),
+        lambda: opened._send_notification(oslo_messaging.Target(topic="none.info"), {}, {"a": 1}, 2.0),
+        lambda: oslo_messaging.get_rpc_server(opened, target, [Endpoint()], executor="threading").start(),
+    ):
+        started = time.monotonic()
+        try:
+            act()
+        except oslo_messaging.MessageDeliveryFailure as exc:
+            print("refused" in str(exc), time.monotonic() - started < 8.0)
+    opened.cleanup()
+
+
 if __name__ == "__main__":
     {
         "fork": fork,
@@ -177,4 +196,5 @@ if __name__ == "__main__":
         "ttl": ttl,
         "mandatory": mandatory,
         "away": away,
+        "refused": refused,
     }[sys.argv[1]]()

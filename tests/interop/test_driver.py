@@ -435,6 +435,14 @@ def test_retry_bounds_what_is_spent_on_a_broker_that_is_away() -> None:
     assert [line.partition(":")[2] for line in lines] == ["0", "2", "2", "2"]
 
 
+@pytest.mark.parametrize("what", ["password", "virtual host"])
+def test_a_broker_that_lets_nobody_in_is_an_error_at_once(rabbitmq: RabbitMQ, what: str) -> None:
+    """Without it a cast, a notification and the start of a server waited for ever."""
+    wrong_password = rabbitmq.url.replace(rabbitmq.password, "wrong")
+    url = wrong_password if what == "password" else f"{rabbitmq.url.removesuffix('//')}/nowhere"
+    assert run(url, "refused").splitlines() == ["True True"] * 4
+
+
 def test_names_of_the_errors_with_at_least_once(rabbitmq: RabbitMQ) -> None:
     assert run(rabbitmq.url, "mandatory").split() == ["MessageUndeliverable", "MessageUndeliverable", "None"]
 

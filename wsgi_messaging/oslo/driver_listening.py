@@ -33,6 +33,7 @@ from ..runtime.mailbox import Mailbox
 from ..runtime.waiting import Completion
 from ..transport import Transport
 from . import driver_wire
+from .driver_sending import is_final
 from .driver_topology import Entity, declared
 from .driver_wire import Incoming
 
@@ -96,7 +97,8 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
     def start(self) -> None:
         """Declare and consume. Blocks: until the broker can be had, as the rabbit driver does.
 
-        Raises: `DeclarationRefused`; `Closed` when the driver is cleaned up meanwhile.
+        Raises: `DeclarationRefused`; `ConnectFailed` when the broker refuses the login or the virtual host; `Closed`
+        when the driver is cleaned up meanwhile.
         """
         self.connections.enlist(self)
         try:
@@ -137,7 +139,7 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
             changed.wait(_LOOK_EVERY)
 
     def _patiently(self, act: Callable[[float], T]) -> T:
-        """The broker may be away for as long as it likes."""
+        """The broker may be away for as long as it likes; one that refuses us is not waited for."""
         is_first = True
         while True:
             try:
@@ -145,6 +147,8 @@ class Subscriber(base.PollStyleListener):  # type: ignore[misc]
             except DeclarationRefused:
                 raise
             except (Unavailable, Expired) as exc:
+                if is_final(exc):
+                    raise
                 if is_first:
                     logger.error("the listener waits for the broker: %s", exc)
                 is_first = False

@@ -21,6 +21,7 @@ from ..connections import Connections
 from ..errors import (
     Closed,
     ConfirmTimeout,
+    ConnectFailed,
     ConnectTimeout,
     Expired,
     MessagingError,
@@ -51,6 +52,13 @@ _DECLARED_AT_MOST = 3
 _OPEN = (State.READY, State.BLOCKED)
 
 Item = Inbound | MessagingError | Outgoing
+
+
+def is_final(error: MessagingError) -> bool:
+    """True when trying again cannot help: the message is at fault, or every broker refuses us (login, virtual host)."""
+    if isinstance(error, ConnectFailed):
+        return error.is_permanent
+    return isinstance(error, (NotDelivered, Closed, ReplyLost))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,7 +163,7 @@ class Sending:
         elif self._is_missing(error) and self._times_declared < _DECLARED_AT_MOST:
             self._times_declared += 1
             self.declare()
-        elif isinstance(error, (NotDelivered, Closed, ReplyLost)) or (error.maybe_sent and not self.may_repeat):
+        elif is_final(error) or (error.maybe_sent and not self.may_repeat):
             raise error
         else:
             self._pause(error, min(self.ends_at, self.gives_up_at))
@@ -200,9 +208,9 @@ class Sending:
                 self.recover(exc)
 
     def _await_connection(self, role: str) -> None:
-        while self.connections.loop(role).state not in _OPEN:
+        while (loop := self.connections.loop(role)).state not in _OPEN:
             now, problem = native.monotonic(), self.connections.failure(role)
-            if problem is not None and now >= self.gives_up_at:
+            if problem is not None and (now >= self.gives_up_at or loop.attempts.is_hopeless):
                 raise problem
             if now >= self.deadline:
                 raise ConnectTimeout("no broker could be reached in time")
