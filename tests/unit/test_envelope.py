@@ -214,6 +214,19 @@ def test_a_failures_keys_are_theirs() -> None:
     assert len(json.loads(failure.encode(Teapot("x"), with_traceback=False))["tb"]) == 1
 
 
+class Guarded(Exception):
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        raise KeyError("no such argument")
+
+
+def test_an_exception_whose_own_arguments_cannot_be_had_is_told_as_text() -> None:
+    """Without it nobody replied: the caller waited its whole time, and with ack="late" the server was stuck."""
+    parts = json.loads(failure.encode(raised(lambda: Guarded("closed"))))
+    assert (parts["class"], parts["message"]) == ("Guarded", "closed")
+    assert (parts["args"], parts["kwargs"]) == (["closed"], {})
+
+
 def test_an_allowed_exception_is_built_again() -> None:
     text = failure.encode(raised(lambda: Teapot("short", "red")))
     built = failure.rebuild(text, [__name__])

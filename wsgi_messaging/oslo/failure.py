@@ -34,12 +34,20 @@ def encode(error: BaseException, *, with_traceback: bool = True) -> str:
     message = _text(error)
     lines = _traceback(error) if with_traceback else [f"{module}.{name}: {message}\n"]
     parts = {"class": name, "module": module, "message": message, "tb": lines}
-    for arguments in ({"args": error.args, "kwargs": getattr(error, "kwargs", {})}, {"args": [message], "kwargs": {}}):
+    as_text: envelope.Json = {"args": [message], "kwargs": {}}
+    for arguments in (_arguments(error) or as_text, as_text):
         try:
             return json.dumps({**parts, **arguments}, default=envelope.primitive)
         except Exception:  # noqa: BLE001  (`primitive` runs code of the values)
             continue
     raise AssertionError("texts are always JSON")
+
+
+def _arguments(error: BaseException) -> envelope.Json:
+    try:
+        return {"args": error.args, "kwargs": getattr(error, "kwargs", {})}
+    except Exception:  # noqa: BLE001  (they may be an exception's own properties, which may fail)
+        return {}
 
 
 def _text(error: BaseException) -> str:
