@@ -579,6 +579,18 @@ def test_a_start_that_fails_leaves_nothing_behind(transport: Transport, other: T
     assert second.stop()
 
 
+def test_several_threads_start_one_server(transport: Transport, other: Transport, unique: Name) -> None:
+    """Without it each made consumers of its own, and those of all but one served on behind `stop`."""
+    server = RPCServer(transport, Target(exchange=EXCHANGE, topic=unique("topic"), server="s"), [Endpoint()])
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(server.start) for _ in range(4)]:
+            started.result(10)
+    assert client_of(other, server).call({}, "add", a=1, b=1) == 2
+    assert sum(len(loop.consumers) for loop in transport.connections().loops()) == 3
+    assert server.stop()
+    wait_until(lambda: not leftovers(server), 5.0, "the end of its threads and its consumers")
+
+
 @pytest.mark.parametrize("short", [executor, timer])
 def test_a_start_for_which_there_is_no_thread_fails(
     transport: Transport, unique: Name, short: Any, monkeypatch: pytest.MonkeyPatch

@@ -110,6 +110,7 @@ class RPCServer:
         self._pool_size = pool_size
         self._counts = RPCServerStatus()
         self._running: _Running | None = None
+        self._start_token = native.allocate_lock()  # whoever takes it starts; kept while the server is started
         self._ended = Completion()
 
     def __repr__(self) -> str:
@@ -126,16 +127,23 @@ class RPCServer:
         return status
 
     def start(self, timeout: float | None = None) -> None:
-        """Declare the queues and begin to serve. Starting again does nothing; what was stopped is made anew.
+        """Declare the queues and begin to serve. Starting again, or while another thread does, does nothing; what was
+        stopped is made anew.
 
         Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
         consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
         otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `Unavailable` when no thread can be started.
         Nothing is left behind then.
         """
-        if self._running is not None:
+        if self._running is not None or not self._start_token.acquire(False):
             return
-        deadline = native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout)
+        try:
+            self._start(native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout))
+        except BaseException:
+            self._start_token.release()
+            raise
+
+    def _start(self, deadline: float) -> None:
         connections = self.transport.connections()
         declarations = self._flags.declarations(self.target, self.fanout_queue)
         try:
