@@ -290,10 +290,21 @@ def test_a_request_whose_caller_gave_up_is_not_executed(
         assert endpoint.executed == ["held"]
 
 
-def test_the_call_monitor(client: RPCClient) -> None:
-    assert client.prepare(call_monitor_timeout=2).call({}, "slow", seconds=2.6) == "done"
-    with pytest.raises(ReplyTimeout):
-        client.prepare(timeout=3, call_monitor_timeout=1).call({}, "slow", seconds=2.5)
+def test_the_call_monitor(client: RPCClient, server: RPCServer) -> None:
+    monitored = client.prepare(call_monitor_timeout=2)
+    assert monitored.call({}, "slow", seconds=2.6) == "done"
+    assert server.stop()  # and leaves its queue, in which the request waits
+    seconds, error = took(lambda: monitored.call({}, "add", a=1, b=1), ReplyTimeout)
+    assert "no server gave a sign of life for 2 s" in str(error)
+    assert 1.9 < seconds < 5
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 1.99])
+def test_a_call_monitor_that_no_server_obeys_is_refused(client: RPCClient, seconds: float) -> None:
+    """Without it every method that ran longer was a ReplyTimeout, as if its server were dead."""
+    with pytest.raises(ConfigurationError, match="call_monitor_timeout"):
+        client.prepare(call_monitor_timeout=seconds)
+    assert client.prepare(call_monitor_timeout=0).call({}, "add", a=1, b=1) == 2
 
 
 # Resources

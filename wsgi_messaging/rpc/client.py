@@ -36,6 +36,9 @@ _NOT_FOUND, _NO_ROUTE = 404, 312
 _AGAIN_EVERY = 0.25
 """Seconds between two tries of a request that was under way when a connection broke, while nobody takes it."""
 _RETRY_EVERY = 0.05
+_SHORTEST_MONITOR = 2.0
+"""Seconds. Servers, oslo.messaging's too, send a sign of life after half of the time, and none at all to who asks for
+more than one a second (OSLO_WIRE section 8)."""
 _PREPARED = ("timeout", "version_cap", "retry", "call_monitor_timeout")
 
 
@@ -45,7 +48,8 @@ class RPCClient:
     `retry` 0: nothing is sent again, and a broker that cannot be reached is an error at once; otherwise a request in
     flight when a connection breaks is sent again under the same id, which a server of ours executes once; another
     server of the topic may execute it, too.
-    `call_monitor_timeout`: seconds without a sign of life of the server after which a call ends; for long calls.
+    `call_monitor_timeout`: seconds, from 2 up, without a sign of life of the server after which a call ends; for long
+    calls.
     `confirm`: have the broker confirm the requests of calls too, whose reply is proof enough for most: for a topic of
     quorum queues, which may lose an unconfirmed one while they elect a leader.
     `allowed_remote_exmods`: modules whose exceptions are raised as they are; all others become a `RemoteError`.
@@ -88,6 +92,9 @@ class RPCClient:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 <= value < 2**32 / 1000):
                 raise ConfigurationError(f"{name}: {value!r} is not a number of seconds from 0 to 49 days")
+        if 0 < (self.call_monitor_timeout or 0.0) < _SHORTEST_MONITOR:
+            least = f"{_SHORTEST_MONITOR:g} up, or 0: no server sends more than a sign of life a second"
+            raise ConfigurationError(f"call_monitor_timeout: {self.call_monitor_timeout!r} is not from {least}")
         versions.checked("version_cap", self.version_cap)
         versions.checked("version", self.target.version)
 
