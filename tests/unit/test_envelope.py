@@ -161,6 +161,12 @@ def test_a_casts_keys_are_theirs() -> None:
     assert envelope.read_request(inner).version == "1.0"
 
 
+def test_a_request_without_arguments_may_leave_them_out() -> None:
+    """As with oslo.messaging's server; without it the method was refused with a TypeError."""
+    assert envelope.read_request({"method": "m"}).args == {}
+    assert envelope.read_request({"method": "m", "args": None}).args is None, "that is no object"
+
+
 @pytest.mark.parametrize(
     ("monitor", "every"),
     [(None, None), (0, None), (1, None), (2, 1), (60, 30), ("4", 2), ("x", None), ([], None), (-5, None), (True, None)],

@@ -286,7 +286,7 @@ def read_request(inner: Json, expires_after: float | None = None) -> Request:
     expires_at = inner.get(DEADLINE)
     return Request(
         method=inner.get("method"),
-        args=inner.get("args"),
+        args=inner.get("args", {}),
         namespace=inner.get("namespace"),
         version=inner.get("version", "1.0"),
         context=read_context(inner),
