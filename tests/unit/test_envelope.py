@@ -57,6 +57,7 @@ def test_what_is_wrapped_is_read(value: Any) -> None:
     [
         properties(),
         properties(content_encoding=None),
+        properties(content_encoding="binary"),  # kombu's, for a body that it was given as bytes
         properties(content_encoding="UTF-8", priority=3, message_id="x", headers={"other": 1}),
     ],
 )

@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any]]] = {
     "a list": ([GOOD], {}),
     "null": ("null", {}),
     "content type": (enveloped(GOOD), {"content_type": "text/plain"}),
-    "encoding": (json.dumps(enveloped(GOOD)).encode(), {"properties": {"content_encoding": "binary"}}),
+    "encoding": (json.dumps(enveloped(GOOD)).encode(), {"properties": {"content_encoding": "latin-1"}}),
     "envelope 2.1": (enveloped(GOOD, "2.1"), {}),
     "envelope 1.0": (enveloped(GOOD, "1.0"), {}),
     "envelope of no text": ({"oslo.version": 2, "oslo.message": {}}, {}),

@@ -34,7 +34,8 @@ CONTENT_TYPE = "application/json"
 DEADLINE = "_wsgi_messaging_deadline"
 
 _CONTEXT = "_context_"
-_ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii"})
+_ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii", "binary"})
+"""`binary` is what kombu calls a body that was given to it as bytes: JSON that its sender has encoded itself."""
 _COMPRESSED = ("application/x-gzip", "application/gzip")
 _USUAL = 64
 """Octets of a property list that is worth to be kept for the next message."""
