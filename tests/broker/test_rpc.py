@@ -643,6 +643,10 @@ def test_a_flag_that_differs_is_named_with_what_to_set(transport: Transport, ser
         ({"pool_size": 0}, "pool_size"),
         ({"ack": "never"}, "ack"),
         ({"prefetch": 0}, "prefetch"),
+        ({"target": Target(topic="t" * 220, server="s")}, "target.* 260 bytes"),
+        ({"target": Target(topic="t", server="s" * 255)}, "target.* 257 bytes"),
+        ({"target": Target(topic="t", server="s", exchange="e" * 256)}, "target.* 256 bytes"),
+        ({"flags": QueueFlags(arguments={"x-max-length": object()})}, "flags"),
         ({"endpoints": [type("Bad", (), {"target": "x"})()]}, "target"),
     ],
 )

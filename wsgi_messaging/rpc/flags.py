@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..connection import codec
 from ..connection.topology import Declaration, bind_queue, declare_exchange, declare_queue
 from ..errors import ConfigurationError, DeclarationRefused
 from .target import Target
@@ -58,7 +59,16 @@ class QueueFlags:
             raise ConfigurationError("delivery_limit: only a quorum queue has one")
 
     def declarations(self, target: Target, fanout_queue: str) -> list[Declaration]:
-        """Everything that a server of the target needs, in the order in which it is declared."""
+        """Everything that a server of the target needs, in the order in which it is declared.
+
+        Raises: `ConfigurationError` for what AMQP cannot carry: a name beyond 255 octets, an argument of another type.
+        """
+        try:
+            return self._declarations(target, fanout_queue)
+        except codec.UnencodableValue as exc:
+            raise ConfigurationError(f"target or flags: {exc}") from exc
+
+    def _declarations(self, target: Target, fanout_queue: str) -> list[Declaration]:
         topic, exchange = str(target.topic), target.exchange_name
         is_durable = self.durable or self.quorum
         made = [_exchange(exchange, "topic", durable=is_durable, auto_delete=self.auto_delete)]

@@ -106,6 +106,7 @@ class RPCServer:
         self._is_late = ack == "late"
         self._prefetch = pool_size if prefetch is None else prefetch
         self._flags = flags or QueueFlags()
+        self._flags.declarations(target, self.fanout_queue)  # names and flags that cannot be had are told here
         self._with_traceback = with_traceback
         self._pool_size = pool_size
         self._counts = RPCServerStatus()
