@@ -137,6 +137,22 @@ def test_requeue_and_pool_and_batch(transport: Transport, topic: str) -> None:
     assert [len(batch) for batch in batches] == [10, 10, 5]
 
 
+@pytest.mark.parametrize("size", [20_000, 70_000])
+def test_a_batch_beyond_what_a_prefetch_can_count(transport: Transport, topic: str, size: int) -> None:
+    """Without it `start` failed, and named a prefetch that nobody had set."""
+    sizes: list[int] = []
+
+    class Batch:
+        def info(self, messages: list[dict[str, Any]]) -> None:
+            sizes.append(len(messages))
+
+    with NotificationListener(transport, [topic], [Batch()], exchange=topic, batch_size=size, batch_timeout=0.5):
+        notifier = notifier_of(transport, topic)
+        for number in range(20):
+            notifier.info({}, "e", number)
+        wait_until(lambda: sum(sizes) == 20, what="all of them")
+
+
 def test_a_duplicate_does_not_stall_prefetch_1(transport: Transport, topic: str, witness: Any) -> None:
     """The peer drops it unacknowledged; with prefetch 1 that is the last thing its listener does."""
     endpoint = Endpoint()

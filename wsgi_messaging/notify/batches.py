@@ -23,6 +23,13 @@ T = TypeVar("T")
 
 _IDLE = 3600.0
 """Seconds that a thread sleeps at a time when nothing comes."""
+_MOST_PREFETCH = 65535
+"""AMQP 0-9-1's `prefetch-count` is a short; 0 is no limit."""
+
+
+def prefetch_for(size: int, threads: int) -> int:
+    """A batch for each thread and one that is being collected, but never less than one batch."""
+    return min(size * (threads + 1), _MOST_PREFETCH) if size <= _MOST_PREFETCH else 0
 
 
 class Batches(Generic[T]):

@@ -26,7 +26,7 @@ from ..rpc.serializer import Serializer
 from ..runtime import native, worker
 from ..runtime.waiting import Completion, start_application_thread
 from ..transport import Transport
-from .batches import Batches
+from .batches import Batches, prefetch_for
 from .dispatcher import Arguments, Around, Dispatcher, ListenerStatus, NotificationResult, Tally
 from .notification import Notification, read
 from .sending import checked_count, untold
@@ -127,7 +127,7 @@ class NotificationListener:
 
     def _listen_in_batches(self, size: int, timeout: float | None) -> None:
         threads, self._threads = self._threads, 1
-        self._prefetch = self._prefetch or size * (threads + 1)
+        self._prefetch = self._prefetch or prefetch_for(size, threads)
         self._make_batches = partial(Batches, size, timeout, threads, self._handle_batch, _batch_key, self._drop)
 
     def __repr__(self) -> str:
