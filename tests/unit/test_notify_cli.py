@@ -52,7 +52,7 @@ def test_what_notify_sends_listen_shows(ending: str, capsys: pytest.CaptureFixtu
             for event_type, payload, extra in (
                 ("server.create", "0", []),
                 ("image.create", '{"id": "é"}', ["--priority", "error"]),
-                ("image.delete", "2", ["--format", "1.0"]),
+                ("image.delete", '{"__type__": "decimal", "__value__": "2"}', ["--format", "1.0"]),  # kombu's notation
             ):
                 assert run(notify, payload, *options, "--event-type", event_type, *extra) == 0
             shown = [json.loads(listening.stdout.readline()) for _ in range(2)]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -88,6 +89,20 @@ def test_every_priority_reaches_the_method_of_its_name(transport: MemoryTranspor
         assert (ctxt, publisher_id, event_type, payload) == ({}, "pub", "an.event", {"p": priority})
         assert set(metadata) == {"message_id", "timestamp"}
     assert listener.status().handled == 7
+
+
+def test_dates_of_the_driver_messaging_arrive_as_dates(transport: MemoryTransport) -> None:
+    """kombu's notation, which oslo.messaging's driver of that name writes; without it the payload had mappings of
+    `__type__` and `__value__`."""
+    endpoint = Endpoint("info")
+    moment = {"__type__": "datetime", "__value__": "2026-01-02T03:04:05"}
+    with listening(transport, endpoint, pool_size=1) as listener:
+        raw(transport, {**GOOD, "payload": {"at": moment}})
+        raw(transport, {**GOOD, "payload": {"at": {**moment, "__value__": "yesterday"}}})
+        raw(transport, enveloped({**GOOD, "payload": moment}))
+        assert transport.drain()
+    assert endpoint.payloads == [{"at": datetime(2026, 1, 2, 3, 4, 5)}, moment], "with an envelope it is JSON alone"
+    assert listener.status().rejected == 1
 
 
 def test_only_the_priorities_that_have_a_method_are_listened_to(transport: MemoryTransport) -> None:

@@ -75,7 +75,7 @@ def read(properties: Mapping[str, Any], body: bytes) -> Notification:
     """The notification in a message. Raises: `MalformedMessage`."""
     known = {name: properties.get(name) for name in ("content_type", "content_encoding", "headers")}
     try:
-        inner = envelope.read(codec.properties(known), body, _LARGEST)
+        inner = envelope.with_kombus_types(body, envelope.read(codec.properties(known), body, _LARGEST))
     except codec.UnencodableValue as exc:
         raise MalformedMessage(f"headers: {exc}") from exc
     priority, unique_id = inner.get("priority"), inner.get("_unique_id")

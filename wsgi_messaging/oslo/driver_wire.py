@@ -20,8 +20,6 @@ from . import envelope
 from .envelope import Json
 
 _CONTEXT = "_context_"
-_TYPED = b'"__type__"'
-_ENVELOPE = ("oslo.version", "oslo.message")
 
 
 def new_id() -> str:
@@ -79,9 +77,7 @@ def decoded(inbound: Inbound, max_bytes: int) -> Incoming:
     """What came. Raises: `MalformedMessage`."""
     if inbound.body is None:
         raise envelope.MalformedMessage(f"a body of {inbound.body_size} bytes is beyond max_message_bytes")
-    inner = envelope.read(inbound.header, inbound.body, max_bytes)
-    if _TYPED in inbound.body:
-        inner = _with_kombus_types(inbound.body, inner)
+    inner = envelope.with_kombus_types(inbound.body, envelope.read(inbound.header, inbound.body, max_bytes))
     request = envelope.read_request(inner)
     client_timeout = inner.pop("_timeout", None)
     for name in ("_msg_id", "_reply_q", "_unique_id", envelope.DEADLINE):
@@ -89,16 +85,6 @@ def decoded(inbound: Inbound, max_bytes: int) -> Incoming:
     context = {name: inner.pop(name) for name in list(inner) if name.startswith(_CONTEXT)}
     context = {name.removeprefix(_CONTEXT): value for name, value in context.items()}
     return Incoming(inner, context, request.unique_id, request.msg_id, request.reply_to, client_timeout)
-
-
-def _with_kombus_types(body: bytes, inner: Json) -> Json:
-    """A message without envelope may hold dates and the like in kombu's notation (notification driver `messaging`)."""
-    try:
-        outer = kombu_json.loads(body.decode())  # type: ignore[no-untyped-call]
-    except Exception as exc:  # kombu's decoders may raise anything for a value that is none of theirs
-        raise envelope.MalformedMessage(f"not kombu's JSON: {exc}") from exc
-    is_bare = isinstance(outer, dict) and not all(key in outer for key in _ENVELOPE)
-    return outer if is_bare else inner
 
 
 def remote_exception(failure: str, allowed: list[str]) -> Exception:

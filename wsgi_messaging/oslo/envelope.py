@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import functools
+import importlib
 import inspect
 import ipaddress
 import itertools
@@ -33,6 +34,8 @@ VERSION = "2.0"
 CONTENT_TYPE = "application/json"
 DEADLINE = "_wsgi_messaging_deadline"
 
+_ENVELOPE = ("oslo.version", "oslo.message")
+_TYPED = b'"__type__"'
 _CONTEXT = "_context_"
 _ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii", "binary"})
 """`binary` is what kombu calls a body that was given to it as bytes: JSON that its sender has encoded itself."""
@@ -86,6 +89,20 @@ def opened(raw_header: bytes, body: bytes, max_bytes: int) -> tuple[Json, float 
 def read(raw_header: bytes, body: bytes, max_bytes: int) -> Json:
     """The inner message alone; else as `opened`."""
     return opened(raw_header, body, max_bytes)[0]
+
+
+def with_kombus_types(body: bytes, inner: Json) -> Json:
+    """The inner message; where the body has no envelope, with the dates and the like that it may hold in kombu's
+    notation, which oslo.messaging's notification driver `messaging` writes. Raises: `MalformedMessage`.
+    """
+    if _TYPED not in body:
+        return inner
+    try:
+        typed: Any = importlib.import_module("kombu.utils.json").loads(body.decode())
+    except Exception as exc:  # kombu's decoders may raise anything for a value that is none of theirs
+        raise MalformedMessage(f"not kombu's JSON: {exc}") from exc
+    is_bare = isinstance(typed, dict) and not all(key in typed for key in _ENVELOPE)
+    return typed if is_bare else inner
 
 
 def _seconds(expiration: str | None) -> float | None:
