@@ -319,6 +319,20 @@ def test_serve_reloads_replaces_and_ends(project: Path, start: Callable[..., Ser
     assert served.stop() == 0
 
 
+def test_serve_goes_on_when_nobody_reads_its_log(project: Path, start: Callable[..., Served]) -> None:
+    """Fails without it: the line at a reload ended the master, and with it the workers."""
+    served = start("served_by_a_test", "--threads")
+    first = served.line("serving http://")
+    assert served.process.stderr is not None
+    served.process.stderr.close()
+    (project / "served_by_a_test.py").write_text(APPLICATION.replace("one", "two"))
+    served.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: get(first)[0] == "two")
+    assert served.stop() == 0
+
+
+
+
 def test_serve_ends_when_the_application_cannot_be_imported(project: Path, start: Callable[..., Served]) -> None:
     (project / "served_by_a_test.py").write_text("import no_such_module_anywhere")
     served = start("served_by_a_test")

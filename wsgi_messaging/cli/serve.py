@@ -101,7 +101,8 @@ def load(name: str) -> Application:
 
 
 def say(text: str) -> None:
-    print(f"wsgi-messaging serve: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk, or a log whose reader has left: no reason to end the workers
+        print(f"wsgi-messaging serve: {text}", file=sys.stderr, flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:
