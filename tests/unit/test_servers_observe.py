@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -139,6 +140,29 @@ def test_a_silenced_logger_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(diagnosis.logger, "disabled", True)
     diagnosis.say("anything", stream=errors)
     assert errors.getvalue() == ""
+
+
+class Unwritable(io.StringIO):
+    """An error log on a full disk."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("errors", [Unwritable(), closed(), None])
+def test_a_log_that_cannot_be_written_costs_no_request(
+    monkeypatch: pytest.MonkeyPatch, errors: io.StringIO | None
+) -> None:
+    """Fails without it: the first request of each worker without a hook ended in an error."""
+    unconfigure(monkeypatch)
+    monkeypatch.setattr("sys.stderr", None)  # as after `2>&-`
+    assert observe_first_request({**GUNICORN, "wsgi.errors": errors}) == Advice("gunicorn")
 
 
 @pytest.mark.parametrize(

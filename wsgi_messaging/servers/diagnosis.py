@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any
 
 logger = logging.getLogger("wsgi_messaging.servers")
@@ -46,7 +47,7 @@ def say(text: str, *, level: int = logging.WARNING, stream: Any = None) -> None:
 
     Python's last-resort handler would not say whose line it is, and an application's NullHandler keeps it from
     printing at all: a diagnosis that nobody sees is none. `stream` is `environ["wsgi.errors"]` where there is one,
-    else standard error.
+    else standard error. Raises: nothing; neither a request nor a server's hook may end for a full disk.
     """
     if not logger.isEnabledFor(level):
         return
@@ -54,8 +55,9 @@ def say(text: str, *, level: int = logging.WARNING, stream: Any = None) -> None:
         logger.log(level, text)
     elif level >= logging.WARNING:
         output = stream or sys.stderr
-        output.write(f"wsgi_messaging: {logging.getLevelName(level).lower()}: {text}\n")
-        output.flush()
+        with suppress(OSError, ValueError, AttributeError):  # it cannot be written, was closed, or is not there
+            output.write(f"wsgi_messaging: {logging.getLevelName(level).lower()}: {text}\n")
+            output.flush()
 
 
 def _is_heard() -> bool:
