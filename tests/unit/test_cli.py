@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -331,6 +332,23 @@ def test_serve_goes_on_when_nobody_reads_its_log(project: Path, start: Callable[
     assert served.stop() == 0
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit(2) is Linux's")
+def test_serve_outlives_a_reload_for_which_there_is_no_process(start: Callable[..., Served]) -> None:
+    """Fails without it: the master ended with a traceback, and the workers from before with it."""
+    served = start("served_by_a_test", "--processes", "2", "--threads")
+    first = served.line("serving http://")
+    pid = served.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 1, limits[1]))
+    served.process.send_signal(signal.SIGHUP)
+    served.line("cannot start a worker: Too many open files")
+    served.line("reload given up")
+    assert get(first)[1] in first.rstrip(")\n").split()
+
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    served.process.send_signal(signal.SIGHUP)
+    assert served.line("serving http://") != first
+    assert served.stop() == 0
 
 
 def test_serve_ends_when_the_application_cannot_be_imported(project: Path, start: Callable[..., Served]) -> None:

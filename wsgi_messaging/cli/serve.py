@@ -165,12 +165,26 @@ class Master:
         return self._status
 
     def _start_generation(self) -> None:
-        self._incoming = {str(slot): self._fork(str(slot)) for slot in range(1, self._shared.processes + 1)}
+        for label in map(str, range(1, self._shared.processes + 1)):
+            child = self._fork(label)
+            if child is None:
+                self._give_up()
+                return
+            self._incoming[label] = child
 
-    def _fork(self, label: str) -> Child:
-        reader, writer = os.pipe()
+    def _fork(self, label: str) -> Child | None:
+        """A new worker; None where the system has none to give (memory, descriptors, a limit on processes)."""
+        pipe: tuple[int, ...] = ()
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        pid = os.fork()
+        try:
+            pipe = reader, writer = os.pipe()
+            pid = os.fork()
+        except OSError as exc:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+            for descriptor in pipe:
+                os.close(descriptor)
+            say(f"cannot start a worker: {os.strerror(exc.errno or 0)}")
+            return None
         if pid == 0:
             os.close(reader)
             self._work(label, writer)
@@ -220,17 +234,20 @@ class Master:
         if self._incoming.get(child.label) is child:
             del self._incoming[child.label]
             say(f"worker {child.pid} did not start (exit {code})")
-            if self._serving:
-                say("reload given up: the workers from before go on serving")
-            elif code == WRONG_USAGE:
+            if not self._serving and code == WRONG_USAGE:
                 self._status = WRONG_USAGE
-            self._retire(self._incoming)
+            self._give_up()
         elif self._serving.get(child.label) is child:
             del self._serving[child.label]
             say(f"worker {child.pid} ended unasked (exit {code}); it is replaced")
             self._respawn_at[child.label] = max(time.monotonic(), child.started_at + RESPAWN_SECONDS)
         else:
             self._outgoing.remove(child)
+
+    def _give_up(self) -> None:
+        if self._serving:
+            say("reload given up: the workers from before go on serving")
+        self._retire(self._incoming)
 
     def _promote(self) -> None:
         """When every incoming worker is ready they serve, and those from before are told to finish."""
@@ -255,8 +272,12 @@ class Master:
     def _respawn(self) -> None:
         now = time.monotonic()
         for label in [label for label, due in self._respawn_at.items() if due <= now]:
-            del self._respawn_at[label]
-            self._serving[label] = self._fork(label)
+            child = self._fork(label)
+            if child is None:
+                self._respawn_at[label] = now + RESPAWN_SECONDS
+            else:
+                del self._respawn_at[label]
+                self._serving[label] = child
 
     def _kill_late(self) -> None:
         for child in self._outgoing:
