@@ -351,6 +351,21 @@ def test_serve_outlives_a_reload_for_which_there_is_no_process(start: Callable[.
     assert served.stop() == 0
 
 
+def test_serve_reloads_although_a_reload_hangs(project: Path, start: Callable[..., Served]) -> None:
+    """Fails without it: SIGHUP was put off until the workers whose import hangs were ready."""
+    served = start("served_by_a_test", "--grace", "0")
+    served.line("serving http://")
+    module = project / "served_by_a_test.py"
+    module.write_text(f"import pathlib, signal\npathlib.Path('hangs').touch()\nsignal.pause()\n{APPLICATION}")
+    served.process.send_signal(signal.SIGHUP)
+    wait_for((project / "hangs").exists)
+    module.write_text(APPLICATION.replace("one", "two"))
+    served.process.send_signal(signal.SIGHUP)
+    second = served.line("serving http://")
+    wait_for(lambda: get(second)[0] == "two")  # the worker from before may take a request yet
+    assert served.stop() == 0
+
+
 def test_serve_ends_when_the_application_cannot_be_imported(project: Path, start: Callable[..., Served]) -> None:
     (project / "served_by_a_test.py").write_text("import no_such_module_anywhere")
     served = start("served_by_a_test")

@@ -2,7 +2,8 @@
 
 The master opens the socket, forks, and watches; it never imports the application. Each worker imports it
 after the fork, so SIGHUP brings in new code: new workers are started, and only when all of them are ready the
-old ones finish their requests and end. A reload that fails leaves the old workers serving.
+old ones finish their requests and end. A reload that fails leaves the old workers serving; another one takes the
+place of one that is not through.
 
 Layer 5: imports servers.werkzeug, errors.
 """
@@ -155,14 +156,20 @@ class Master:
             self._promote()
             if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
                 return self._end()
-            if signal.SIGHUP in self._signals and not self._incoming:
-                self._signals.remove(signal.SIGHUP)
-                say("reloading")
-                self._start_generation()
+            if signal.SIGHUP in self._signals:
+                self._reload()
             self._respawn()
             self._kill_late()
         self._end()
         return self._status
+
+    def _reload(self) -> None:
+        """Start anew, also where the generation before is not ready: what hangs at its import never will be."""
+        while signal.SIGHUP in self._signals:
+            self._signals.remove(signal.SIGHUP)
+        say("reloading")
+        self._retire(self._incoming)
+        self._start_generation()
 
     def _start_generation(self) -> None:
         for label in map(str, range(1, self._shared.processes + 1)):
