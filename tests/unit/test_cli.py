@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -392,6 +393,16 @@ def test_serve_says_in_one_line_that_there_is_no_such_application(
     first, second = error.splitlines()
     assert first.startswith("wsgi-messaging serve: application: ") and said in first
     assert "did not start (exit 2)" in second
+
+
+def test_serve_says_why_it_cannot_listen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails without it for a name: "Unknown error -2"."""
+    pytest.importorskip("werkzeug")
+    assert main(("serve", "served_by_no_one", "--host", "no.such.host.invalid")) == 1
+    assert re.search(r"cannot listen on no\.such\.host\.invalid:8000: (?!Unknown)\w", capsys.readouterr().err)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(("serve", "served_by_no_one", "--port", str(taken.getsockname()[1]))) == 1
+    assert capsys.readouterr().err.endswith(": Address already in use\n")
 
 
 def test_serve_ends_on_ctrl_c(start: Callable[..., Served]) -> None:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         listener = _listen(args.host, args.port)
     except OSError as exc:
-        say(f"cannot listen on {args.host}:{args.port}: {os.strerror(exc.errno) if exc.errno else exc}")
+        say(f"cannot listen on {args.host}:{args.port}: {_reason(exc)}")
         return 1
     with listener:
         shared = Serving(
@@ -79,6 +79,13 @@ def run(args: argparse.Namespace) -> int:
             args.quiet,
         )
         return Master(shared, lambda: load(args.application)).run()
+
+
+def _reason(error: OSError) -> str:
+    """The system's numbers are above 0, the resolver's below: those have their text with them only."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 class NoApplication(ConfigurationError):
