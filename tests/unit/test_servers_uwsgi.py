@@ -307,6 +307,28 @@ def test_skip_atexit_is_said(said: list[str]) -> None:
     assert said == [diagnosis.UWSGI_SKIP_ATEXIT]
 
 
+@pytest.mark.parametrize("off", [b"false", b"off", b"No", b"0", [b"true", b"false"]])
+def test_an_option_that_is_set_to_no_is_not_set(said: list[str], off: object) -> None:
+    """Fails when its name alone counts: what an operator has switched off was warned about all the same."""
+    uwsgi.install(FakeUwsgi(skip_atexit=off, lazy_apps=off))
+    assert (said, uwsgi._loaded_signal) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("opt", "is_said"),
+    [
+        ({"single_interpreter": b"false"}, True),
+        ({"single_interpreter": b"true"}, False),
+        ({"single_interp": b"true"}, False),  # uWSGI's other name for it
+    ],
+)
+def test_whether_applications_have_interpreters_of_their_own(
+    said: list[str], opt: dict[str, Any], is_said: bool
+) -> None:
+    uwsgi.install(FakeUwsgi(mount=b"/a=app.py", **opt))
+    assert said == ([diagnosis.UWSGI_SINGLE] if is_said else [])
+
+
 @pytest.mark.parametrize(("harakiri", "is_said"), [(b"5", True), (b"10", True), (b"11", False), (None, False)])
 def test_a_harakiri_that_is_shorter_than_a_publish_may_take(
     member: Member, said: list[str], harakiri: bytes | None, is_said: bool
@@ -322,7 +344,13 @@ def test_a_harakiri_that_is_shorter_than_a_publish_may_take(
 
 
 @pytest.mark.parametrize(
-    ("count", "options", "is_said"), [(2, {}, True), (2, {"py_call_osafterfork": True}, False), (0, {}, False)]
+    ("count", "options", "is_said"),
+    [
+        (2, {}, True),
+        (2, {"py_call_osafterfork": True}, False),
+        (2, {"py_call_osafterfork": b"false"}, True),
+        (0, {}, False),
+    ],
 )
 def test_threads_of_the_master_that_the_workers_take_for_their_own(
     monkeypatch: pytest.MonkeyPatch, said: list[str], count: int, options: dict[str, Any], is_said: bool

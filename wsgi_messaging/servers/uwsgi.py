@@ -21,6 +21,7 @@ from ..runtime import native, waiting, worker
 from . import diagnosis
 
 EXIT_SECONDS = 2.5
+NO = ("false", "off", "no", "0")
 TURN_MS = 20  # what a thread without enable-threads gets, once a second: enough to read, beat and write
 
 
@@ -56,13 +57,13 @@ def install(api: Api) -> None:
     if not api.has_threads:
         text = diagnosis.uwsgi_without_threads(api.version.decode(), kept_alive=_keep_alive(api))
         diagnosis.say(text, level=logging.ERROR)
-    if not {"lazy-apps", "lazy"}.isdisjoint(api.opt):
+    if _is_on(api, "lazy-apps", "lazy"):
         _loaded_signal = _on_signal(api, _warm)
     if not has_master and api.numproc > 1 and api.worker_id() <= 1:
         diagnosis.say(diagnosis.uwsgi_without_master(api.numproc))
     if _separates_applications(api) and (_role(api) == "master" or "shared-import" not in api.opt):
         diagnosis.say(diagnosis.UWSGI_SINGLE)  # once: with shared-import the master has said it
-    if "skip-atexit" in api.opt:
+    if _is_on(api, "skip-atexit"):
         diagnosis.say(diagnosis.UWSGI_SKIP_ATEXIT)
     _chain(api, "atexit", stop)
     if _role(api) != "master":
@@ -88,10 +89,11 @@ def after_fork() -> None:
 
 def _say_what_shows_after_the_fork(api: Api) -> None:
     """In the first worker, for all."""
-    if native.is_patched() and "py-call-osafterfork" in api.opt:
+    is_told_of_forks = _is_on(api, "py-call-osafterfork")
+    if native.is_patched() and is_told_of_forks:
         diagnosis.say(diagnosis.UWSGI_PATCHED_MASTER)
     stale = native.count_inherited_threads()
-    if stale and "py-call-osafterfork" not in api.opt:
+    if stale and not is_told_of_forks:
         diagnosis.say(diagnosis.uwsgi_stale_threads(stale))
     harakiri = int(api.opt.get("harakiri") or 0)
     if 0 < harakiri <= worker.longest_wait():
@@ -120,7 +122,18 @@ def adopt(stream: Any) -> None:
 
 def _separates_applications(api: Api) -> bool:
     """True where each mounted application has an interpreter of its own."""
-    return "mount" in api.opt and "single-interpreter" not in api.opt
+    return "mount" in api.opt and not _is_on(api, "single-interpreter", "single-interp")
+
+
+def _is_on(api: Api, *names: str) -> bool:
+    """Whether a switch was set, under any of its names, to something else than uWSGI's words for no."""
+    return any(name in api.opt and _text(api.opt[name]).lower() not in NO for name in names)
+
+
+def _text(value: Any) -> str:
+    """What an option was set to: uWSGI has bytes, True for nothing, a list of what came again."""
+    last = value[-1] if isinstance(value, list) else value
+    return last.decode(errors="replace") if isinstance(last, bytes) else str(last)
 
 
 def _role(api: Api) -> str:
