@@ -329,7 +329,10 @@ def test_whether_applications_have_interpreters_of_their_own(
     assert said == ([diagnosis.UWSGI_SINGLE] if is_said else [])
 
 
-@pytest.mark.parametrize(("harakiri", "is_said"), [(b"5", True), (b"10", True), (b"11", False), (None, False)])
+@pytest.mark.parametrize(
+    ("harakiri", "is_said"),
+    [(b"5", True), (b"10", True), (b"11", False), (None, False), (b"60s", False), (b"5s", True)],
+)
 def test_a_harakiri_that_is_shorter_than_a_publish_may_take(
     member: Member, said: list[str], harakiri: bytes | None, is_said: bool
 ) -> None:
@@ -337,7 +340,8 @@ def test_a_harakiri_that_is_shorter_than_a_publish_may_take(
     api = FakeUwsgi(**({"harakiri": harakiri} if harakiri else {}))
     uwsgi.install(api)
     api.fork(worker=1)
-    assert said == ([diagnosis.uwsgi_harakiri(int(harakiri or 0), 10.0)] if is_said else [])
+    assert said == ([diagnosis.uwsgi_harakiri(int((harakiri or b"0").rstrip(b"s")), 10.0)] if is_said else [])
+    assert member.calls == ["warm"]
     api.worker = 0
     api.fork(worker=2)
     assert len(said) == int(is_said)  # the first worker speaks for all

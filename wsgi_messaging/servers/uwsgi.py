@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -95,7 +96,8 @@ def _say_what_shows_after_the_fork(api: Api) -> None:
     stale = native.count_inherited_threads()
     if stale and not is_told_of_forks:
         diagnosis.say(diagnosis.uwsgi_stale_threads(stale))
-    harakiri = int(api.opt.get("harakiri") or 0)
+    digits = re.match(r"\d+", _text(api.opt.get("harakiri")))  # uWSGI reads them with atoi()
+    harakiri = int(digits[0]) if digits else 0
     if 0 < harakiri <= worker.longest_wait():
         diagnosis.say(diagnosis.uwsgi_harakiri(harakiri, worker.longest_wait()))
 
