@@ -14,6 +14,7 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import GeneratorType
 from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 from .errors import ConfigurationError
 from .observe.options import checked_token
@@ -29,7 +30,9 @@ _ENDS_AT = "wsgi_messaging.ends_at"
 StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
-_current: ContextVar[Transport | None] = ContextVar("wsgi_messaging_transport", default=None)
+_current: ContextVar[ReferenceType[Transport] | None] = ContextVar("wsgi_messaging_transport", default=None)
+"""Weak, for a server's idle threads keep what their last request has set: mod_wsgi's, when it has loaded a changed
+script again, would keep the connections of the transports before."""
 _getpid, _get_current = native.getpid, _current.get
 """Looked up once: every request asks."""
 
@@ -76,6 +79,7 @@ class MessagingMiddleware:
             raise ConfigurationError(f"{next(iter(settings))}: give settings to the transport, or no transport")
         self.app = app
         self.transport = transport or Transport(settings=Settings.from_environ().with_changes(**settings))
+        self._reference = ref(self.transport)
         self._observed_pid = 0
         self._deadline = _checked_deadline(deadline)
         self._deadline_key = f"HTTP_{deadline_header.upper().replace('-', '_')}" if deadline_header else ""
@@ -102,9 +106,9 @@ class MessagingMiddleware:
             page = self._pages.get(environ.get("PATH_INFO", ""))
             if page is not None:
                 return page(environ, start_response)
-        transport = environ[ENVIRON_KEY] = self.transport
-        if _get_current() is not transport:
-            _current.set(transport)
+        environ[ENVIRON_KEY] = self.transport
+        if _get_current() is not self._reference:
+            _current.set(self._reference)
         if self._has_deadlines:
             return self._call_in_time(environ, start_response)
         return self.app(environ, start_response)
@@ -196,7 +200,7 @@ class CurrentTransport:
     """
 
     def __call__(self) -> Transport:
-        transport = _current.get()
+        transport = _referred()
         if transport is None:
             raise ConfigurationError("no request is being served here: pass the transport, or call it in a request")
         return transport
@@ -205,7 +209,12 @@ class CurrentTransport:
         return getattr(self(), name)
 
     def __repr__(self) -> str:
-        return f"<current_transport {_current.get()!r}>"
+        return f"<current_transport {_referred()!r}>"
+
+
+def _referred() -> Transport | None:
+    reference = _current.get()
+    return None if reference is None else reference()
 
 
 current_transport = CurrentTransport()

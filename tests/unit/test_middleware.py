@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -103,6 +105,20 @@ def test_the_current_transport_stands_for_it(transport: Transport) -> None:
         transport.settings,
         f"<current_transport {transport!r}>",
     ]
+
+
+def test_a_thread_that_waits_for_its_next_request_keeps_no_transport() -> None:
+    """Fails when the context holds it: mod_wsgi's threads kept the connections of each version of a script."""
+    context = contextvars.Context()
+    middleware = MessagingMiddleware(lambda environ, start_response: [], Transport("amqp://host"))
+    dropped = weakref.ref(middleware.transport)
+    context.run(middleware, {}, lambda status, headers: None)
+    assert context.run(current_transport) is dropped()
+    del middleware
+    gc.collect()
+    assert dropped() is None
+    with pytest.raises(ConfigurationError):
+        context.run(current_transport)
 
 
 # The transport as far as it needs no broker.
