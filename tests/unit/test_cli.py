@@ -24,6 +24,7 @@ APPLICATION = """
 import os
 
 def application(environ, start_response):
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{VERSION} {os.getpid()} {environ['wsgi.multiprocess']}".encode()]
 
@@ -40,6 +41,13 @@ VERSION = "one"
 number = 7
 numbers = [7]
 nothing = ()
+"""
+
+
+HASTY = """
+from wsgi_messaging.servers import werkzeug
+
+werkzeug.IDLE_SECONDS = 0.1
 """
 
 
@@ -365,6 +373,23 @@ def test_serve_reloads_although_a_reload_hangs(project: Path, start: Callable[..
     second = served.line("serving http://")
     wait_for(lambda: get(second)[0] == "two")  # the worker from before may take a request yet
     assert served.stop() == 0
+
+
+def test_serve_without_threads_waits_for_no_silent_client(project: Path, start: Callable[..., Served]) -> None:
+    """Fails without it: the one worker waits for the first client to say something, and never serves the second."""
+    (project / "served_by_a_test.py").write_text(f"{HASTY}{APPLICATION}")
+    served = start("served_by_a_test")
+    first = served.line("serving http://")
+    address = ("127.0.0.1", int(first.partition("127.0.0.1:")[2].split()[0]))
+    with socket.create_connection(address):
+        assert get(first)[0] == "one"
+    with socket.create_connection(address) as slow:
+        slow.sendall(b"POST / HTTP/1.0\r\nContent-Length: 4\r\n\r\n")
+        time.sleep(0.3)  # longer than a silent client is waited for: a request that is here may take its time
+        slow.sendall(b"body")
+        assert b" 200 " in slow.recv(4096)
+    with socket.create_connection(address):
+        assert served.stop() == 0
 
 
 def test_serve_ends_when_the_application_cannot_be_imported(project: Path, start: Callable[..., Served]) -> None:

@@ -20,6 +20,7 @@ from ..runtime import native, worker
 POLL_SECONDS = 0.25  # how soon a worker sees that it shall stop, or that its master is gone
 SETTLE_MS = 100  # after the last accept: until the requests already accepted have been read
 STOP_SECONDS = 3.0
+IDLE_SECONDS = 5.0  # that a connection may say nothing before its request is there, where it keeps the others waiting
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -74,9 +75,16 @@ def _server(application: Application, shared: Serving, in_flight: set[object], e
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Handler(WSGIRequestHandler):
-        """Counts itself while it runs a request, and keeps no connection open once the worker is ending."""
+        """Counts itself while it runs a request, and keeps no connection open once the worker is ending.
+
+        Without threads a client that connects and says nothing (a browser's spare connection, a balancer's look at the
+        port) would have the worker to itself for as long as it likes, and keep it from ending.
+        """
+
+        timeout = None if shared.threads else IDLE_SECONDS
 
         def run_wsgi(self) -> None:
+            self.connection.settimeout(None)  # the request is here, and takes its time
             in_flight.add(self)
             try:
                 super().run_wsgi()
