@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import functools
-import importlib
 import inspect
 import ipaddress
 import itertools
@@ -97,8 +96,10 @@ def with_kombus_types(body: bytes, inner: Json) -> Json:
     """
     if _TYPED not in body:
         return inner
+    from kombu.utils import json as kombu_json  # only these need it
+
     try:
-        typed: Any = importlib.import_module("kombu.utils.json").loads(body.decode())
+        typed: Any = kombu_json.loads(body.decode())  # type: ignore[no-untyped-call]
     except Exception as exc:  # kombu's decoders may raise anything for a value that is none of theirs
         raise MalformedMessage(f"not kombu's JSON: {exc}") from exc
     is_bare = isinstance(typed, dict) and not all(key in typed for key in _ENVELOPE)
