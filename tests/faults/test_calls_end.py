@@ -16,7 +16,7 @@ from tests.faults.calls import PUBLISHING, TIMEOUT, Callers, Outcome, errors_of
 from tests.harness.processes import free_port
 from tests.harness.proxy import DOWN, UP, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     BrokerBlocked,
     ConfirmTimeout,
@@ -292,6 +292,23 @@ def test_fresh_process_during_an_alarm_gets_its_message_through_when_it_ends(
         mortal.ctl("set_vm_memory_high_watermark", "0.4")
         confirm.wait()
         assert transport.status().connections[0].blocked is None
+
+
+def test_a_long_alarm_ends_no_connection(mortal: RabbitMQ, mortal_queue: str) -> None:
+    """RabbitMQ reads nothing from who publishes meanwhile, for as long as it takes: no sign that it is dead."""
+    with Transport(settings=Settings(url=mortal.url, app="faults", heartbeat=1.0)) as transport:
+        transport.publish("warm", mortal_queue)
+        mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+        try:
+            more_than_the_kernels_take = [bytes(1_000_000)] * 20
+            confirms = [transport.publish_soon(body, mortal_queue, timeout=60.0) for body in more_than_the_kernels_take]
+            wait_until(lambda: transport.status().connections[0].blocked, 5.0, "connection.blocked")
+            stays(lambda: not transport.status().connections[0].reconnects, 8.0, "the connection")
+        finally:
+            mortal.ctl("set_vm_memory_high_watermark", "0.4")
+        for confirm in confirms:
+            confirm.wait()
+        assert not transport.status().connections[0].reconnects
 
 
 def test_broker_killed_amid(mortal: RabbitMQ, mortal_queue: str) -> None:

@@ -79,7 +79,7 @@ class LinkOptions:
     """What every attempt to open a connection has in common."""
 
     connect_timeout: float = 5.0
-    """Seconds for one attempt, from the name look-up to the broker's open-ok."""
+    """Seconds for one attempt, behind the name look-up, to the broker's open-ok."""
     heartbeat: float = 20.0
     frame_max: int = 131072
     max_body: int = 134217728
@@ -101,6 +101,12 @@ class Link:
     frame_max: int
     channel_max: int
     server_properties: Mapping[str, Any]
+    unacknowledged_ms: int
+    """Milliseconds for which data may stay unacknowledged."""
+
+    def await_reading(self, is_blocked: bool) -> None:
+        """A broker that takes no messages reads nothing, for as long as it likes: that is no sign of its death."""
+        native.limit_unacknowledged(self.stream.sock, 0 if is_blocked else self.unacknowledged_ms)
 
     def close(self) -> None:
         """Close the socket. Not a word to the broker: that is AMQP's closing handshake, which the loop leads."""
@@ -183,8 +189,9 @@ def open_link(
     Blocks: until `options.connect_timeout` has passed, plus the resolver's own time.
     Raises: `ConnectFailed` (`is_permanent` when trying again cannot help); `Interrupted`.
     """
+    found = _addresses(broker)
     deadline = now() + options.connect_timeout
-    sock = _connect(broker, options, wait, deadline)
+    sock = _connect(broker, found, options, wait, deadline)
     try:
         stream = _secure(sock, broker, options, context, wait, deadline)
         return _shake_hands(stream, broker, options, wait, deadline)
@@ -193,11 +200,16 @@ def open_link(
         raise
 
 
-def _connect(broker: Broker, options: LinkOptions, wait: Wait, deadline: float) -> native.Socket:
+def _addresses(broker: Broker) -> list[tuple[int, Any]]:
     try:
-        found = native.addresses(broker.host, broker.port)
-    except (native.ResolveError, UnicodeError) as exc:
+        return native.addresses(broker.host, broker.port)
+    except (OSError, ValueError) as exc:  # ValueError: it cannot be a host name
         raise ConnectFailed(f"{broker}: the host name cannot be resolved ({exc}); check its spelling and DNS") from exc
+
+
+def _connect(
+    broker: Broker, found: list[tuple[int, Any]], options: LinkOptions, wait: Wait, deadline: float
+) -> native.Socket:
     failure: OSError | None = None
     for left, (family, address) in zip(range(len(found), 0, -1), found, strict=True):
         # An address that drops packets must leave the others their share of the time.
@@ -247,7 +259,11 @@ def _secure(
 ) -> Stream:
     if not broker.is_tls or context is None:
         return PlainStream(sock)
-    stream = TlsStream(sock, context[0], options.tls.server_name or broker.host, context[1])
+    name = options.tls.server_name or broker.host
+    try:
+        stream = TlsStream(sock, context[0], name, context[1])
+    except (TypeError, ValueError) as exc:
+        raise _permanent(f"{broker}: {name!r} cannot be in a certificate ({exc}); check tls_server_name") from exc
     try:
         while not stream.shake_hands():
             wait(sock, native.POLLOUT if stream.wants_write else native.POLLIN, deadline)
@@ -293,6 +309,7 @@ def _shake_hands(stream: Stream, broker: Broker, options: LinkOptions, wait: Wai
         frame_max=handshake.frame_max,
         channel_max=handshake.channel_max,
         server_properties=dict(handshake.server_properties),
+        unacknowledged_ms=_unacknowledged_ms(options),
     )
 
 

@@ -363,6 +363,7 @@ class Loop:
                 self.blocked = None
                 self._warn("the broker takes messages again")
                 self._step(Event.ALL_CLEAR)
+        link.await_reading(is_blocked=self.blocked is not None)
         return b""
 
     # Ending.

@@ -90,7 +90,6 @@ def _look_up_pid() -> int:
 
 
 Socket = _socket.socket
-ResolveError = _socket.gaierror
 
 
 def is_patched() -> bool:
@@ -292,16 +291,24 @@ def tcp_socket(family: int, *, unacknowledged_ms: int) -> Socket:
     sock.setblocking(False)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", unacknowledged_ms),
-    ):
-        option = getattr(_socket, name, None)
-        if option is not None:
-            sock.setsockopt(_socket.IPPROTO_TCP, option, value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        _set_option(sock, name, value)
+    limit_unacknowledged(sock, unacknowledged_ms)
     return sock
+
+
+def limit_unacknowledged(sock: Socket, milliseconds: int) -> None:
+    """Have data that stays unacknowledged for so long end the connection; 0: as long as the peer's kernel answers.
+
+    Data that the peer does not read is unacknowledged, too (tcp(7), TCP_USER_TIMEOUT).
+    """
+    _set_option(sock, "TCP_USER_TIMEOUT", milliseconds)
+
+
+def _set_option(sock: Socket, name: str, value: int) -> None:
+    option = getattr(_socket, name, None)
+    if option is not None:
+        sock.setsockopt(_socket.IPPROTO_TCP, option, value)
 
 
 def socket_error(sock: Socket) -> int:
