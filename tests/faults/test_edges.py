@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,10 +18,13 @@ from tests.faults.test_reconnect import status_of
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import ConfirmTimeout, Transport, Unavailable, Unroutable
+from wsgi_messaging.connection.hosts import Broker
+from wsgi_messaging.connection.link import Interrupted, LinkOptions, open_link
 from wsgi_messaging.connection.loop import Loop
 from wsgi_messaging.connection.state import State
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.devbroker.channels import Channel
+from wsgi_messaging.runtime import native
 
 
 @pytest.fixture
@@ -40,6 +44,44 @@ Frame = Callable[[Channel, int, str, Any, Any], None]
 
 def threads(part: str) -> list[str]:
     return [thread.name for thread in threading.enumerate() if part in thread.name]
+
+
+def test_a_resolver_that_takes_longer_than_an_attempt(broker: DevBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first name server of two is down: the name takes 5 s each time, and the broker is not to blame for it."""
+    addresses = native.addresses
+
+    def slow(host: str, port: int) -> list[tuple[int, Any]]:
+        time.sleep(0.5)  # the resolver, with more than connect_timeout
+        return addresses(host, port)
+
+    monkeypatch.setattr(native, "addresses", slow)
+    left: list[float] = []
+
+    def wait(_sock: object, _events: int, deadline: float) -> None:
+        left.append(deadline - native.monotonic())
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        open_link(Broker("127.0.0.1", broker.port), LinkOptions(connect_timeout=0.3), None, wait)
+    assert left[0] > 0
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("embedded null character")])
+def test_a_resolver_that_fails_is_asked_again(
+    broker: DevBroker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """For want of a descriptor for its own socket, for one: that is no gaierror."""
+    addresses, failures = native.addresses, [error] * 2
+
+    def failing(host: str, port: int) -> list[tuple[int, Any]]:
+        if failures:
+            raise failures.pop()
+        return addresses(host, port)
+
+    monkeypatch.setattr(native, "addresses", failing)
+    with Transport(broker.url) as transport:
+        transport.publish("x", "q", mandatory=False)
+    assert not failures
 
 
 def test_without_a_descriptor_left_it_is_tried_again(transport: Transport) -> None:

@@ -220,6 +220,18 @@ def test_each_host_is_checked_by_its_own_name(tls_rabbitmq: tuple[RabbitMQ, int]
     assert server.received == b""
 
 
+@pytest.mark.parametrize("name", [".rabbit.example", "x" * 64 + ".example", "a\0b"])
+def test_a_name_that_no_certificate_can_have(certificates: Certificates, name: str) -> None:
+    impostor = Impostor(*certificates.files("plain", certificates.authority.issue_cert("localhost")))
+    settings = Settings(
+        url=f"amqps://localhost:{impostor.port}//", tls_ca_file=certificates.ca_file, tls_server_name=name
+    )
+    with Transport(settings=settings) as transport:
+        for _ in range(2):
+            with pytest.raises(ConnectFailed, match="check tls_server_name"):
+                transport.publish("x", "q")
+
+
 def test_files_that_cannot_be_used_are_named(certificates: Certificates) -> None:
     with (
         Transport(settings=settings(certificates, 1, tls_ca_file="/no/such/file")) as transport,

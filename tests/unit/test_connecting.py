@@ -272,6 +272,17 @@ def test_an_interrupt_passes(make: Callable[..., Attempts], network: Network, jo
     assert journal.lines == []
 
 
+def test_a_defect_costs_the_attempt_and_not_the_thread(
+    make: Callable[..., Attempts], network: Network, journal: Journal
+) -> None:
+    network.reasons["a"] = TypeError("not a string")
+    attempts = make(A)
+    assert attempt(attempts, 0.0) is None and attempt(attempts, 1.0) is None
+    assert journal.lines == ["app: amqp://a:1: cannot connect (TypeError: not a string)"]
+    network.reasons.clear()
+    assert attempt(attempts, 2.0) == Link(A)
+
+
 def test_credentials_are_asked_for_at_each_attempt(network: Network, journal: Journal) -> None:
     secrets = iter([("user", "first"), ("user", "second")])
     attempts = Attempts("app", [A], LinkOptions(credentials=lambda: next(secrets)), None, journal)  # type: ignore[arg-type]

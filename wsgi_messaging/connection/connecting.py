@@ -21,7 +21,7 @@ from ..errors import ConnectFailed
 from ..runtime import native
 from ..runtime.journal import Journal
 from .hosts import Broker, Hosts
-from .link import Link, LinkOptions, Wait, open_link
+from .link import Interrupted, Link, LinkOptions, Wait, open_link
 from .timing import Backoff
 
 _CHANCE = random.SystemRandom()
@@ -85,11 +85,17 @@ class Attempts:
         try:
             link = open_link(self._with_credentials(broker), self._options, self._context, wait)
         except ConnectFailed as exc:
-            self.away_since = now if self.away_since is None else self.away_since
-            self._failed(broker, exc, self._clock())
-            return None
-        self._succeeded(link, self._clock())
-        return link
+            failure = exc
+        except Interrupted:
+            raise
+        except Exception as exc:  # noqa: BLE001  (a defect costs the attempt, not the thread)
+            failure = ConnectFailed(f"{broker}: cannot connect ({type(exc).__name__}: {exc})")
+        else:
+            self._succeeded(link, self._clock())
+            return link
+        self.away_since = now if self.away_since is None else self.away_since
+        self._failed(broker, failure, self._clock())
+        return None
 
     def _with_credentials(self, broker: Broker) -> Broker:
         """The broker with the credentials of now: a function of the application's may rotate them."""
