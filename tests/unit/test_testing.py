@@ -222,6 +222,30 @@ def test_calls_work_over_it(transport: MemoryTransport) -> None:
     assert server.wait(5.0)
 
 
+GREEN = """
+from gevent import monkey
+monkey.patch_all()
+import time
+from wsgi_messaging.testing import MemoryTransport
+transport = MemoryTransport()
+transport.publish("x", "key", mandatory=False)
+begun_at = time.monotonic()
+assert transport.close(30.0)
+print(time.monotonic() - begun_at)
+"""
+
+
+def test_it_closes_at_once_in_a_patched_process() -> None:
+    """It took all the seconds that it might, after each test of an application's suite."""
+    pytest.importorskip("gevent")
+    command = [sys.executable, "-c", GREEN]
+    done = subprocess.run(
+        command, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 15.0
+
+
 SUITE = """
 import pytest
 
