@@ -6,10 +6,12 @@ import datetime
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -427,6 +429,26 @@ def test_colour_only_on_a_terminal_and_not_where_no_color_is_set() -> None:
     assert [line.split()[:2] for line in strip.sub("", coloured).splitlines()] == [
         line.split()[:2] for line in bare.splitlines()
     ]
+
+
+def test_what_was_interrupted_is_not_shown_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever gives a silent broker up by Ctrl-C read "ok" beside the step that had no answer."""
+    asked = threading.Event()
+
+    def interrupt() -> None:
+        asked.wait(10.0)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def silence(sock: socket.socket) -> None:
+        sock.recv(8)
+        asked.set()
+        sock.recv(1)
+
+    with Peer(silence) as peer:
+        threading.Thread(target=interrupt, daemon=True).start()
+        assert main(["check", url_of(peer.port), "--timeout", "10"]) == 130
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "AMQP " in line]
+    assert line.split()[0] == "failed"
 
 
 def test_a_broker_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

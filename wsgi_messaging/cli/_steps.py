@@ -68,6 +68,10 @@ class Steps:
         except Trouble as exc:
             step.status, step.cause, step.remedy = FAILED, exc.cause, exc.remedy
             return None
+        except BaseException as exc:  # it has no result: shown as it began, it would be well
+            step.status = FAILED
+            step.cause = "interrupted" if isinstance(exc, KeyboardInterrupt) else f"{type(exc).__name__}: {exc}"
+            raise
         finally:
             step.ms = round(1000 * (native.monotonic() - started_at), 2)
             self._on_step(step)
