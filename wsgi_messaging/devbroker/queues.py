@@ -267,11 +267,12 @@ class Queue:
 
     def restart(self) -> None:
         """What a broker's restart leaves: persistent messages, in order, nothing handed out."""
+        for stored in self.unacked.values():
+            stored.redelivered = True
         kept = [stored for band in self._bands for stored in band] + list(self.unacked.values())
         self.unacked.clear()
         self.consumers.clear()
         self.purge()
         for stored in sorted(kept, key=lambda stored: stored.position):
             if stored.message.is_persistent:
-                stored.redelivered = True
                 self._append(stored)
