@@ -129,22 +129,28 @@ class Wire:
     """A bare socket that speaks frames, to say what no client library would."""
 
     def __init__(
-        self, address: Address, *, heartbeat: int = 0, password: str = PASSWORD, capabilities: bool = True
+        self,
+        address: Address,
+        *,
+        heartbeat: int = 0,
+        password: str = PASSWORD,
+        capabilities: bool = True,
+        tuning: tuple[int, int] = (2047, 131072),
     ) -> None:
         self.socket = socket.create_connection((address.host, address.port), timeout=PATIENCE)
         try:
-            self._shake_hands(heartbeat, password, capabilities)
+            self._shake_hands(heartbeat, password, capabilities, tuning)
         except (OSError, EOFError):
             self.socket.close()
             raise
 
-    def _shake_hands(self, heartbeat: int, password: str, capabilities: bool) -> None:
+    def _shake_hands(self, heartbeat: int, password: str, capabilities: bool, tuning: tuple[int, int]) -> None:
         self.socket.sendall(b"AMQP\0\0\x09\x01")
         self.frame()
         properties = {"capabilities": {"authentication_failure_close": capabilities}}
         self.method(0, 10, 11, "FsSs", properties, "PLAIN", f"\0{USER}\0{password}", "en_US")
         self.frame()
-        self.method(0, 10, 31, "BlB", 2047, 131072, heartbeat)
+        self.method(0, 10, 31, "BlB", *tuning, heartbeat)
         self.method(0, 10, 40, "ssb", "/", "", False)
         self.frame()
         self.method(1, 20, 10, "s", "")

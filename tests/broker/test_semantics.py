@@ -1211,6 +1211,13 @@ def test_protocol_violations_close_the_connection(any_broker: Address, case: str
         opened.method(0, 10, 51)
 
 
+@pytest.mark.parametrize("tuning", [(0, 131072), (2047, 0)])
+def test_no_limit_is_beyond_the_brokers(any_broker: Address, tuning: tuple[int, int]) -> None:
+    """RabbitMQ says it in its log, and hangs up three seconds later."""
+    with pytest.raises((EOFError, OSError)):
+        Wire(any_broker, tuning=tuning)
+
+
 def test_undecodable_arguments(any_broker: Address) -> None:
     with wire(any_broker) as opened:
         opened.raw(1, 1, b"\0\x32\0\x0a\0\0")

@@ -73,20 +73,18 @@ def _credentials(mechanism: str, response: bytes) -> tuple[str, str]:
 
 
 def tuning(channel_max: int, frame_max: int, heartbeat: int) -> Tuning:
-    """What the client's `tune_ok` means; 0 is no limit of its own. Raises: `Refusal` 530."""
-    if channel_max > CHANNEL_MAX:
-        raise Refusal(
-            530,
-            f"negotiated channel_max = {channel_max} is higher than the maximum allowed value ({CHANNEL_MAX})",
-        )
-    if frame_max > FRAME_MAX:
+    """What the client's `tune_ok` means; 0, no limit, is more than the broker allows. Raises: `Refusal` 530."""
+    if not 0 < channel_max <= CHANNEL_MAX:
+        asked = channel_max or "0 (no limit)"
+        raise Refusal(530, f"negotiated channel_max = {asked} is higher than the maximum allowed value ({CHANNEL_MAX})")
+    if not 0 < frame_max <= FRAME_MAX:
         raise Refusal(530, f"negotiated frame_max = {frame_max} is higher than the maximum allowed value ({FRAME_MAX})")
-    if 0 < frame_max < FRAME_MIN_SIZE:
+    if frame_max < FRAME_MIN_SIZE:
         raise Refusal(
             530,
             f"negotiated frame_max = {frame_max} is lower than the minimum allowed value ({FRAME_MIN_SIZE})",
         )
-    return Tuning(channel_max or CHANNEL_MAX, frame_max or FRAME_MAX, heartbeat)
+    return Tuning(channel_max, frame_max, heartbeat)
 
 
 def connection_name(client_properties: Mapping[str, Any], peer: str) -> str:
