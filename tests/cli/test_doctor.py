@@ -18,19 +18,20 @@ from typing import Any
 import pytest
 
 from tests.cli.peers import Peer, broker_of
-from tests.harness.processes import free_port
+from tests.harness.processes import ROOT, free_port
 from tests.harness.requirements import missing
 from tests.harness.secret import dev_broker
 from wsgi_messaging.cli import hooks, main
 from wsgi_messaging.cli.doctor_rules.gunicorn_source import HOOKS
 from wsgi_messaging.lifetime import SHORT_HEARTBEAT
+from wsgi_messaging.servers import diagnosis
 
 HOOKS_LINE = "from wsgi_messaging.servers.gunicorn import post_fork, post_worker_init, worker_abort, worker_exit\n"
 UWSGI = """[uwsgi]
 master = true
 enable-threads = true
 shared-import = wsgi_messaging.servers.uwsgi
-py-call-osafterfork = true
+py-call-uwsgi-fork-hooks = true
 single-interpreter = true
 hook-master-start = unix_signal:15 gracefully_kill_them_all
 """
@@ -104,6 +105,7 @@ class Broken:
     """"append": the fix behind the text; "prepend": before it; "last": in place of the last line; "": not shown."""
 
 
+FORK_LINE = "py-call-uwsgi-fork-hooks = true"
 GUNICORN, INI, CONF = "gunicorn.conf.py", "uwsgi.ini", "site.conf"
 OWN_FORK = "def post_fork(server, worker):\n    pass\n"
 BROKEN = {
@@ -194,9 +196,13 @@ BROKEN = {
         INI, UWSGI + "harakiri = 8\n", "uwsgi-harakiri", "kills a worker that waits 8 s", "harakiri = 15",
         mended_by="append",
     ),
-    "no py-call-osafterfork": Broken(
-        INI, UWSGI.replace("py-call-osafterfork = true\n", ""), "uwsgi-osafterfork", "without telling Python",
-        "py-call-osafterfork = true", mended_by="append",
+    "no py-call-uwsgi-fork-hooks": Broken(
+        INI, UWSGI.replace(f"{FORK_LINE}\n", ""), "uwsgi-osafterfork", "without telling Python", FORK_LINE,
+        mended_by="append",
+    ),
+    "patched before the fork that Python is told of": Broken(
+        INI, UWSGI + "gevent = 20\ngevent-early-monkey-patch = true\n", "uwsgi-gevent-early", "do not go together",
+        "gevent-monkey-patch = true", "error", mended_by="last",
     ),
     "several mounts": Broken(
         INI, UWSGI.replace("single-interpreter = true", "mount = /a=a.py\nmount = /b=b.py"), "uwsgi-interpreters",
@@ -404,6 +410,22 @@ def test_the_files_that_the_documentation_has_for_gunicorn_have_nothing_to_mend(
 def test_the_defines_of_the_command_line_count(doctor: Doctor) -> None:
     name, text = GOOD["embedded only when it is defined"]
     assert "mod_wsgi-embedded" in doctor(name, text, "--define", "EMBEDDED").grave
+
+
+@pytest.mark.parametrize(("since", "severity"), [((3, 10), "error"), ((9, 9), "note")])
+def test_half_a_fork_kills_the_workers_of_newer_pythons(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, since: tuple[int, int], severity: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "UWSGI_DEADLY_SINCE", since)
+    found = doctor(INI, UWSGI.replace(FORK_LINE, "py-call-osafterfork = true")).of("uwsgi-osafterfork")
+    assert (found["severity"], FORK_LINE in found["fix"]) == (severity, True)
+    both = doctor(INI, UWSGI + "py-call-osafterfork = true\n")
+    assert both.findings == []  # uWSGI takes the other one then
+
+
+def test_the_shipped_file_is_right_for_every_python(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "UWSGI_DEADLY_SINCE", (3, 10))
+    assert doctor(INI, (ROOT / "hooks" / "uwsgi.ini").read_text()).findings == []
 
 
 def test_newer_uwsgi_has_threads_anyway(doctor: Doctor) -> None:

@@ -27,7 +27,8 @@ WAVES = 2
 """Not all are busy at once: with ten times as many computing as there are cores, the machine is late, not the beat."""
 APP = str(GREEN / "green_app")
 PATCH_FIRST = re.compile(r"^# (from gevent import monkey|monkey\.patch_all\(\))$", re.MULTILINE)
-THREADLESS = re.compile(r"^enable-threads.*\n", re.MULTILINE)
+FORK_HOOKS = "py-call-uwsgi-fork-hooks"
+"""With gevent-early-monkey-patch uWSGI 2.0.31 crashes of it at its start."""
 
 
 class PatchedConfig(Gunicorn):
@@ -41,12 +42,16 @@ class PatchedConfig(Gunicorn):
         return super().command()
 
 
-class Threadless(UWSGI):
-    """Debian's uWSGI with hooks/uwsgi.ini but for the line that lets threads run."""
+class Without(UWSGI):
+    """uWSGI with hooks/uwsgi.ini but for one setting."""
+
+    def __init__(self, name: str, *, setting: str, **rest: Any) -> None:
+        super().__init__(name, **rest)
+        self.setting = setting
 
     def command(self) -> list[str]:
-        text, count = THREADLESS.subn("", (HOOKS / "uwsgi.ini").read_text())
-        assert count == 1
+        text, count = re.subn(rf"^{self.setting} *=.*\n", "", (HOOKS / "uwsgi.ini").read_text(), flags=re.MULTILINE)
+        assert count == 1, f"hooks/uwsgi.ini has no {self.setting}"
         self.config = self.folder / "uwsgi.ini"
         self.config.write_text(text)
         return super().command()
@@ -65,6 +70,10 @@ def _uwsgi(*extra: str) -> Callable[..., Server]:
     return lambda name, **rest: UWSGI(name, module="green_app", extra=extra, **rest)
 
 
+def _without(setting: str, **options: Any) -> Callable[..., Server]:
+    return lambda name, **rest: Without(name, setting=setting, module="green_app", **options, **rest)
+
+
 def _apache(mode: str, mpm: str, extra: str = "") -> Callable[..., Server]:
     return lambda name, **rest: Apache(name, module=APP, mode=mode, mpm=mpm, extra=extra, **rest)
 
@@ -81,10 +90,10 @@ FLEET: dict[str, tuple[Callable[..., Server], str]] = {
     "gunicorn-eventlet-preload": (_eventlet(preload=True), ""),
     "uwsgi-gevent": (_uwsgi("--gevent", "20"), ""),
     "uwsgi-gevent-monkey": (_uwsgi("--gevent", "20", "--gevent-monkey-patch"), ""),
-    "uwsgi-gevent-early": (_uwsgi("--gevent", "20", "--gevent-early-monkey-patch"), ""),
+    "uwsgi-gevent-early": (_without(FORK_HOOKS, extra=("--gevent", "20", "--gevent-early-monkey-patch")), ""),
     "uwsgi-app-gevent": (_uwsgi(), "gevent"),
     "uwsgi-app-eventlet": (_uwsgi(), "eventlet"),
-    "uwsgi-threadless": (lambda name, **rest: Threadless(name, module="green_app", debian=True, **rest), ""),
+    "uwsgi-threadless": (_without("enable-threads", debian=True), ""),
     "apache-daemon-gevent": (_apache("daemon", "event"), "gevent"),
     "apache-daemon-eventlet": (_apache("daemon", "event"), "eventlet"),
     # gevent itself does not work in a sub-interpreter (its sleep never returns), which embedded mode is by default.

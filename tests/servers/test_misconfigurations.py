@@ -117,9 +117,10 @@ def _uwsgi_skip_atexit(name: str, remedy: str | None, **rest: Any) -> Server:
 
 
 def _uwsgi_patched_master(name: str, remedy: str | None, **rest: Any) -> Server:
-    """The remedy is a setting of the shipped file to remove."""
-    early = ("gevent = 10", "gevent-early-monkey-patch = true")
-    return Ini(name, drop=(remedy,) if remedy else (), add=early, **rest)
+    """The remedy is a setting to remove."""
+    lines = ["gevent = 10", "gevent-early-monkey-patch = true", "py-call-osafterfork = true"]
+    added = tuple(line for line in lines if remedy is None or not line.startswith(remedy))
+    return Ini(name, drop=("py-call-uwsgi-fork-hooks",), add=added, **rest)
 
 
 def _uwsgi_harakiri(name: str, remedy: str | None, env: dict[str, str], **rest: Any) -> Server:
@@ -148,7 +149,7 @@ def _apache(name: str, remedy: str | None, **rest: Any) -> Server:
 
 
 MOUNTS = ("manage-script-name = true", f"mount = /a={LIVE}/live_app.py", f"mount = /b={LIVE}/live_app.py")
-# py-call-osafterfork is dropped with single-interpreter: uWSGI itself hangs at the first request with several
+# py-call-uwsgi-fork-hooks is dropped with single-interpreter: uWSGI itself hangs at the first request with several
 # interpreters and that setting.
 ADD = r"Add '([^']+)'"
 HOOK = r"Add to the uWSGI configuration: (shared-import = \S+)"
@@ -162,18 +163,20 @@ CASES: dict[str, Case] = {
     "uwsgi-no-hook": Case(_uwsgi("shared-import"), "post-fork hook never ran", HOOK),
     "uwsgi-no-hook-lazy": Case(_uwsgi("shared-import", lazy=True), "post-fork hook never ran", HOOK),
     "uwsgi-interpreters": Case(
-        _uwsgi("single-interpreter", "py-call-osafterfork", add=MOUNTS),
+        _uwsgi("single-interpreter", "py-call-uwsgi-fork-hooks", add=MOUNTS),
         "interpreter of its own",
         ADD,
         paths=("/a/pid", "/a/status"),
     ),
     "uwsgi-interpreters-one-mount": Case(
-        _uwsgi("single-interpreter", "py-call-osafterfork", add=MOUNTS[:2]),
+        _uwsgi("single-interpreter", "py-call-uwsgi-fork-hooks", add=MOUNTS[:2]),
         "interpreter of its own",
         ADD,
         paths=("/a/pid", "/a/status"),
     ),
-    "uwsgi-stale-threads": Case(_uwsgi("py-call-osafterfork", source=THREADED), "Python threads when it forked", ADD),
+    "uwsgi-stale-threads": Case(
+        _uwsgi("py-call-uwsgi-fork-hooks", source=THREADED), "Python threads when it forked", ADD
+    ),
     "uwsgi-patched-master": Case(_uwsgi_patched_master, "patched by gevent before it forked", r"Remove '([^']+)'"),
     "uwsgi-skip-atexit": Case(_uwsgi_skip_atexit, "'skip-atexit' keeps", r"Remove '([^']+)'"),
     "uwsgi-harakiri": Case(_uwsgi_harakiri, "'harakiri = 5' kills", r"\((WSGI_MESSAGING_TIMEOUT\) below \d+)"),

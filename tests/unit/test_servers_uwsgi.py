@@ -348,11 +348,31 @@ def test_a_harakiri_that_is_shorter_than_a_publish_may_take(
 
 
 @pytest.mark.parametrize(
+    ("since", "options", "is_said"),
+    [
+        ((3, 10), {"py_call_osafterfork": True}, True),
+        ((9, 9), {"py_call_osafterfork": True}, False),
+        ((3, 10), {"py_call_osafterfork": True, "py_call_uwsgi_fork_hooks": True}, False),
+        ((3, 10), {}, False),
+    ],
+)
+def test_an_option_that_kills_the_workers_of_newer_pythons_is_told_by_the_master(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], since: tuple[int, int], options: dict[str, Any], is_said: bool
+) -> None:
+    monkeypatch.setattr(diagnosis, "UWSGI_DEADLY_SINCE", since)
+    api = FakeUwsgi(**options)
+    uwsgi.install(api)
+    api.fork(worker=1)
+    assert said == ([diagnosis.UWSGI_HALF_A_FORK] if is_said else [])
+
+
+@pytest.mark.parametrize(
     ("count", "options", "is_said"),
     [
         (2, {}, True),
         (2, {"py_call_osafterfork": True}, False),
         (2, {"py_call_osafterfork": b"false"}, True),
+        (2, {"py_call_uwsgi_fork_hooks": True}, False),
         (0, {}, False),
     ],
 )

@@ -98,6 +98,13 @@ def uwsgi_without_threads(version: str, *, kept_alive: bool) -> str:
     )
 
 
+UWSGI_FORK_LINE = "py-call-uwsgi-fork-hooks = true"
+UWSGI_DEADLY_SINCE = (3, 13)
+"""Python's own locks then end a process that unlocks what it has not locked (unbit/uwsgi issue 2710)."""
+UWSGI_HALF_A_FORK = (
+    "uWSGI's 'py-call-osafterfork' kills each worker at its start from Python 3.13 on (\"Fatal Python error: ..."
+    f" unlocking ...\"). Put '{UWSGI_FORK_LINE}' in its place."
+)
 UWSGI_PATCHED_MASTER = (
     "the uWSGI master was patched by gevent before it forked, and 'py-call-osafterfork' makes gevent's fork hook"
     " complain in each worker (\"Exception ignored in: _ForkHooks.after_fork_in_child\"). Remove 'py-call-osafterfork',"
@@ -124,7 +131,7 @@ def uwsgi_stale_threads(count: int) -> str:
     return (
         f"the uWSGI master had {count} Python threads when it forked, and Python was not told of the fork: locks"
         " that they held stay locked in the workers (logging's among them), and a worker may hang at its end. Add"
-        " 'py-call-osafterfork = true'."
+        f" '{UWSGI_FORK_LINE}'."
     )
 
 

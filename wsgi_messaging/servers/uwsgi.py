@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -60,6 +61,8 @@ def install(api: Api) -> None:
         diagnosis.say(text, level=logging.ERROR)
     if _is_on(api, "lazy-apps", "lazy"):
         _loaded_signal = _on_signal(api, _warm)
+    if sys.version_info >= diagnosis.UWSGI_DEADLY_SINCE and _tells_half_of_a_fork(api) and _role(api) == "master":
+        diagnosis.say(diagnosis.UWSGI_HALF_A_FORK, level=logging.ERROR)
     if not has_master and api.numproc > 1 and api.worker_id() <= 1:
         diagnosis.say(diagnosis.uwsgi_without_master(api.numproc))
     if _separates_applications(api) and (_role(api) == "master" or "shared-import" not in api.opt):
@@ -90,11 +93,10 @@ def after_fork() -> None:
 
 def _say_what_shows_after_the_fork(api: Api) -> None:
     """In the first worker, for all."""
-    is_told_of_forks = _is_on(api, "py-call-osafterfork")
-    if native.is_patched() and is_told_of_forks:
+    if native.is_patched() and _tells_half_of_a_fork(api):
         diagnosis.say(diagnosis.UWSGI_PATCHED_MASTER)
     stale = native.count_inherited_threads()
-    if stale and not is_told_of_forks:
+    if stale and not _is_on(api, "py-call-osafterfork", "py-call-uwsgi-fork-hooks"):
         diagnosis.say(diagnosis.uwsgi_stale_threads(stale))
     digits = re.match(r"\d+", _text(api.opt.get("harakiri")))  # uWSGI reads them with atoi()
     harakiri = int(digits[0]) if digits else 0
@@ -136,6 +138,11 @@ def _text(value: Any) -> str:
     """What an option was set to: uWSGI has bytes, True for nothing, a list of what came again."""
     last = value[-1] if isinstance(value, list) else value
     return last.decode(errors="replace") if isinstance(last, bytes) else str(last)
+
+
+def _tells_half_of_a_fork(api: Api) -> bool:
+    """True where Python hears of a fork in the child only; where both are set, uWSGI takes the other option."""
+    return _is_on(api, "py-call-osafterfork") and not _is_on(api, "py-call-uwsgi-fork-hooks")
 
 
 def _role(api: Api) -> str:

@@ -6,6 +6,7 @@ Layer 5: imports servers.diagnosis (the wording), the findings.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 from ...servers import diagnosis
@@ -22,8 +23,8 @@ _BRING_A_MASTER = (
 _STOP_LINE = "hook-master-start = unix_signal:15 gracefully_kill_them_all"
 _READ_HERE = {
     "enable-threads", "master", "lazy-apps", "shared-import", "skip-atexit", "harakiri", "py-call-osafterfork",
-    "single-interpreter", "die-on-term", "cheaper", "worker-reload-mercy", "hook-master-start", "need-app", "processes",
-    *ALIASES,
+    "py-call-uwsgi-fork-hooks", "single-interpreter", "die-on-term", "cheaper", "worker-reload-mercy",
+    "hook-master-start", "need-app", "processes", *ALIASES,
 }  # fmt: skip
 
 
@@ -119,14 +120,23 @@ def _hook(options: Options, _facts: Facts) -> Iterator[Finding]:
 
 
 def _fork(options: Options, _facts: Facts) -> Iterator[Finding]:
-    if not options.is_on("py-call-osafterfork"):
+    half = options.last("py-call-osafterfork")
+    if options.is_on("py-call-uwsgi-fork-hooks"):
+        return
+    if half is not None and half.is_on:
+        is_deadly = sys.version_info >= diagnosis.UWSGI_DEADLY_SINCE
+        yield _finding(
+            ERROR if is_deadly else NOTE, "uwsgi-osafterfork", "from Python 3.13 on each worker dies at its start",
+            diagnosis.UWSGI_HALF_A_FORK, f"; in its place\n{diagnosis.UWSGI_FORK_LINE}", half,
+        )  # fmt: skip
+    else:
         grave = not options.is_on("lazy-apps")
         yield _finding(
             WARNING if grave else NOTE, "uwsgi-osafterfork",
             "locks that a thread of the master held at the fork stay locked in the workers (logging's among them)",
             "uWSGI forks without telling Python, so the state of threading and logging is inherited as it was, and a"
             " worker may hang at its end",
-            "py-call-osafterfork = true", options.last("py-call-osafterfork"),
+            diagnosis.UWSGI_FORK_LINE, half,
         )  # fmt: skip
 
 
@@ -204,7 +214,14 @@ def _gevent(options: Options, _facts: Facts) -> Iterator[Finding]:
     early = options.last("gevent-early-monkey-patch")
     if gevent is None:
         return
-    if early is not None and early.is_on:
+    hooks = options.last("py-call-uwsgi-fork-hooks")
+    if early is not None and early.is_on and hooks is not None and hooks.is_on:
+        yield _finding(
+            ERROR, "uwsgi-gevent-early", "uWSGI crashes at its start (a segmentation fault)",
+            "gevent-early-monkey-patch and py-call-uwsgi-fork-hooks do not go together (seen with 2.0.31)",
+            "; it patches after the fork, in place of the early one\ngevent-monkey-patch = true", early,
+        )  # fmt: skip
+    elif early is not None and early.is_on:
         yield _finding(
             NOTE, "uwsgi-gevent-early", "a greenlet that the application starts at import runs on in every worker",
             "gevent-early-monkey-patch patches in the master, and greenlets survive the fork; the transport is not"
