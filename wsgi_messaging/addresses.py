@@ -18,6 +18,7 @@ from .errors import ConfigurationError
 
 _SCHEMES = {"amqp": False, "rabbit": False, "pyamqp": False, "amqps": True, "rabbits": True}
 _ENCODE = "a password, or a virtual host, with : / ? @ or # in it must be percent-encoded"
+_HOST_MISSING = "url: a host is missing beside a ',' or ';', and it would be 127.0.0.1; write it, or leave that out"
 _DEFAULT_PORTS = {False: 5672, True: 5671}
 
 
@@ -30,6 +31,8 @@ def parse_url(url: str) -> tuple[tuple[Broker, ...], dict[str, str]]:
     options: dict[str, str] = {}
     scheme = ""
     for part in url.split(";"):
+        if not part.strip() and ";" in url:
+            raise ConfigurationError(_HOST_MISSING)
         before, separator, after = part.strip().partition("://")
         scheme, rest = (before, after) if separator else (scheme, before)
         if scheme not in _SCHEMES:
@@ -46,6 +49,8 @@ def _parse_one(rest: str, is_tls: bool) -> tuple[list[tuple[Broker, bool]], dict
     authorities, slash, path = location.partition("/")
     if "@" in path:
         raise ConfigurationError(f"url: '@' after the host; {_ENCODE}")
+    if "," in authorities and not all(each.rpartition("@")[2].strip() for each in authorities.split(",")):
+        raise ConfigurationError(_HOST_MISSING)
     virtual_host = unquote(path) if slash and path not in ("", "/") else "/"
     brokers = [_parse_authority(authority, is_tls, virtual_host) for authority in authorities.split(",")]
     return brokers, dict(parse_qsl(query, keep_blank_values=True))

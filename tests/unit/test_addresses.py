@@ -130,6 +130,11 @@ def test_query_of_several_urls() -> None:
         (f"amqp://u:{SECRET}@[::1]x", "IPv6"),
         (f"amqp://u:{SECRET}@::1", "port"),
         (f"amqp://a;redis://u:{SECRET}@b", "unknown scheme 'redis'"),
+        (f"amqp://u:{SECRET}@a;", "a host is missing"),
+        (f"amqp://u:{SECRET}@a;;b", "a host is missing"),
+        (f"amqp://u:{SECRET}@a,", "a host is missing"),
+        (f"amqp://u:{SECRET}@a:5672,/v", "a host is missing"),
+        (f"amqp://u:{SECRET}@,u:{SECRET}@b", "a host is missing"),
     ],
 )
 def test_what_is_wrong_is_named_and_no_secret_with_it(url: str, problem: str) -> None:
