@@ -70,7 +70,7 @@ def enveloped(inner: Any, version: str = "2.0") -> dict[str, Any]:
     return {"oslo.version": version, "oslo.message": inner if isinstance(inner, str) else json.dumps(inner)}
 
 
-UNWILLING = [NotificationResult.REQUEUE, ValueError("no"), SystemExit(), asyncio.CancelledError()]
+UNWILLING = [NotificationResult.REQUEUE, "requeue", ValueError("no"), SystemExit(), asyncio.CancelledError()]
 """What a method may return or raise that does not handle its notification."""
 
 GOOD = {"priority": "INFO", "payload": "good", "event_type": "e", "publisher_id": "p"}
@@ -342,6 +342,13 @@ def test_a_filter_picks_out_of_a_batch(transport: MemoryTransport) -> None:
         assert transport.drain()
     assert endpoint.batches == [("info", ["image.a", "image.c"])]
     assert listener.status().handled == 3
+
+
+def test_a_result_is_of_the_type_that_a_method_is_annotated_with() -> None:
+    """Fails when `-> NotificationResult` is a type error in an application: the results were of another type."""
+    assert all(
+        isinstance(each, NotificationResult) for each in (NotificationResult.HANDLED, NotificationResult.REQUEUE)
+    )
 
 
 @pytest.mark.parametrize("result", [NotificationResult.REQUEUE, ValueError("no")])

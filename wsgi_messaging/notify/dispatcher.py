@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from ..rpc.serializer import NoOpSerializer, Serializer
@@ -35,8 +36,8 @@ def _nothing(_positions: Sequence[int]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class NotificationResult:
-    """What an endpoint's method may return; None is HANDLED."""
+class NotificationResult(str, Enum):
+    """What an endpoint's method may return; None is HANDLED, and a text as oslo.messaging's is as good."""
 
     HANDLED = "handled"
     REQUEUE = "requeue"
