@@ -88,16 +88,23 @@ class Message:
         )
 
     def _checked_priority(self) -> int | None:
-        if self.priority is not None and not 0 <= self.priority <= 255:
+        if self.priority is not None and not _is_within("priority", self.priority, "a whole number", 255):
             raise InvalidMessage(f"priority: {self.priority!r} is not between 0 and 255")
         return self.priority
 
     def _milliseconds(self) -> str | None:
         if self.expiration is None:
             return None
-        if not 0 <= self.expiration < 2**32 / 1000:
+        if not _is_within("expiration", self.expiration, "a number of seconds", (2**32 - 1) / 1000):
             raise InvalidMessage(f"expiration: {self.expiration!r} s is not between 0 and 49 days")
         return str(int(self.expiration * 1000))
+
+
+def _is_within(name: str, value: float, kind: str, most: float) -> bool:
+    try:
+        return 0 <= value <= most
+    except TypeError as exc:
+        raise InvalidMessage(f"{name}: {value!r:.60} is not {kind}") from exc
 
 
 def encode_body(body: Any, content_type: str | None) -> tuple[bytes, str, str | None]:
