@@ -567,6 +567,16 @@ def test_the_reply_queue_is_gone_after_a_clean_end(url: str, transport: Transpor
         transport.publish(b"gone", queue)
 
 
+def test_the_reply_queue_outlives_a_call_that_gave_up(url: str, transport: Transport, server: RPCServer) -> None:
+    """Without it a server of oslo.messaging's has a thread busy for 60 s with each late reply, and so does its stop."""
+    closing = Transport(url)
+    with pytest.raises(ReplyTimeout):
+        client_of(closing, server).prepare(timeout=0.2).call({}, "slow", seconds=0.8)
+    queue = replies_of(closing.connections()).queue
+    assert closing.close()
+    transport.publish(b"there until its time runs out", queue)
+
+
 def leftovers(server: RPCServer) -> list[str]:
     """Its threads, and those connections that still consume for it."""
     names = [thread.name for thread in threading.enumerate() if f"-{server.target.topic}-" in thread.name]

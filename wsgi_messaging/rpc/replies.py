@@ -1,7 +1,8 @@
 """The reply queue: one for each process, over which the replies to all its calls come.
 
-It is durable with `x-expires` (RabbitMQ refuses transient shared queues from 4.3 on), deleted at a clean end, declared
-and consumed again after a reconnect, a cancel or a deletion; when its node is down, another takes its place. The
+It is durable with `x-expires` (RabbitMQ refuses transient shared queues from 4.3 on), deleted at a clean end unless a
+reply is still owed (a server of oslo.messaging's tries for 60 s to reply to a queue that is gone), declared and
+consumed again after a reconnect, a cancel or a deletion; when its node is down, another takes its place. The
 connection's thread only finds out whose reply it is, by a look at the end of the body; the caller decodes it. A reply
 that nobody waits for is counted and dropped. When a call ended without its reply, a probe goes to the queue, and if
 that does not come either the subscription is made anew, so a process does not stay deaf.
@@ -69,6 +70,8 @@ class Replies:
         self._feed: wire.Feed | None = None
         self._is_enlisted = False
         self._is_closed = False
+        self._is_owed = False
+        """True when a call has ended without its reply, which may still be sent."""
         self._lock = native.allocate_lock()  # guards _feed, _is_enlisted and the start of _probe
         self._probe: tuple[str, float] | None = None
 
@@ -219,13 +222,15 @@ class Replies:
     def cancel(self, timeout: float) -> None:
         """End: the queue is deleted, and calls that still wait are told. Blocks: up to `timeout`."""
         feed, self._is_closed = self._feed, True
+        is_owed = self._expires_ms > 0 and (self._is_owed or bool(self._calls))
         for inbox in list(self._calls.values()):
             inbox.put(Closed("the transport was closed while the call waited for its reply", maybe_sent=True))
         self._changed()
         if feed is not None:
             feed.stop()
             feed.remove()
-            wire.forget_queue(self._connections, self.queue, timeout)
+            if not is_owed:  # otherwise its time runs out
+                wire.forget_queue(self._connections, self.queue, timeout)
 
     # Deliveries, on the connection's thread.
 
@@ -267,6 +272,7 @@ class Replies:
 
     def probe(self) -> None:
         """A call ended without its reply: see whether replies come at all. Returns at once."""
+        self._is_owed = True
         # Critical section: one probe at a time.
         with self._lock:
             if self._probe is not None or not self.is_active:
