@@ -99,6 +99,10 @@ class Connections(Lifetime):
             try:
                 encoded = frames.encoded_route(exchange, routing_key, mandatory)
             except UNENCODABLE as exc:
+                given: dict[str, object] = {"exchange": exchange, "routing_key": routing_key}
+                for name, value in given.items():
+                    if not isinstance(value, str):
+                        raise InvalidMessage(f"{name}: {value!r:.60} is not a text; give its name") from exc
                 raise InvalidMessage(f"exchange {exchange!r:.60} or routing key {routing_key!r:.60}: {exc}") from exc
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes.clear()

@@ -331,7 +331,8 @@ class Consumer:
         is_last = times >= self._tries or _is_of_stream(inbound)
         self._count(failed=1, rejected=int(is_last))
         fate = "rejected" if is_last else "it goes back to the queue"
-        logger.exception("%r: the callback failed on %r (time %d of %d): %s", self, delivery, times, self._tries, fate)
+        which = f"time {times} of {self._tries}" if times < _MANY else "delivered before, and without a message_id"
+        logger.exception("%r: the callback failed on %r (%s): %s", self, delivery, which, fate)
         if is_last:
             delivery.reject()
         else:

@@ -567,14 +567,23 @@ def test_the_reply_queue_is_gone_after_a_clean_end(url: str, transport: Transpor
         transport.publish(b"gone", queue)
 
 
-def test_the_reply_queue_outlives_a_call_that_gave_up(url: str, transport: Transport, server: RPCServer) -> None:
+@pytest.mark.parametrize("is_long_ago", [False, True])
+def test_the_reply_queue_outlives_a_call_that_gave_up(
+    url: str, transport: Transport, server: RPCServer, is_long_ago: bool
+) -> None:
     """Without it a server of oslo.messaging's has a thread busy for 60 s with each late reply, and so does its stop."""
     closing = Transport(url)
     with pytest.raises(ReplyTimeout):
         client_of(closing, server).prepare(timeout=0.2).call({}, "slow", seconds=0.8)
-    queue = replies_of(closing.connections()).queue
+    replies = replies_of(closing.connections())
+    if is_long_ago:
+        replies._owed_until -= 1800
     assert closing.close()
-    transport.publish(b"there until its time runs out", queue)
+    if is_long_ago:
+        with pytest.raises(Unroutable):
+            transport.publish(b"gone", replies.queue)
+    else:
+        transport.publish(b"there until its time runs out", replies.queue)
 
 
 def leftovers(server: RPCServer) -> list[str]:

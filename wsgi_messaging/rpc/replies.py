@@ -70,8 +70,8 @@ class Replies:
         self._feed: wire.Feed | None = None
         self._is_enlisted = False
         self._is_closed = False
-        self._is_owed = False
-        """True when a call has ended without its reply, which may still be sent."""
+        self._owed_until = 0.0
+        """Until when a reply may come to a call that has ended without it."""
         self._lock = native.allocate_lock()  # guards _feed, _is_enlisted and the start of _probe
         self._probe: tuple[str, float] | None = None
 
@@ -222,7 +222,7 @@ class Replies:
     def cancel(self, timeout: float) -> None:
         """End: the queue is deleted, and calls that still wait are told. Blocks: up to `timeout`."""
         feed, self._is_closed = self._feed, True
-        is_owed = self._expires_ms > 0 and (self._is_owed or bool(self._calls))
+        is_owed = self._expires_ms > 0 and (bool(self._calls) or native.monotonic() < self._owed_until)
         for inbox in list(self._calls.values()):
             inbox.put(Closed("the transport was closed while the call waited for its reply", maybe_sent=True))
         self._changed()
@@ -272,7 +272,7 @@ class Replies:
 
     def probe(self) -> None:
         """A call ended without its reply: see whether replies come at all. Returns at once."""
-        self._is_owed = True
+        self._owed_until = native.monotonic() + self._expires_ms / 1000
         # Critical section: one probe at a time.
         with self._lock:
             if self._probe is not None or not self.is_active:
