@@ -32,6 +32,7 @@ from wsgi_messaging.rpc import (
 from wsgi_messaging.rpc.bindings import Bindings
 from wsgi_messaging.rpc.duplicates import SeenIds, UnderWay
 from wsgi_messaging.rpc.executor import Pool
+from wsgi_messaging.rpc.expiry import Expiry
 from wsgi_messaging.rpc.flags import explained
 from wsgi_messaging.rpc.timer import Timer
 from wsgi_messaging.rpc.versions import is_compatible
@@ -218,6 +219,24 @@ def test_requests_without_an_id_are_not_taken_for_one_another() -> None:
 
 
 # Flags
+
+
+@pytest.mark.parametrize(
+    ("behind", "waited", "is_told"),
+    [(0.0, 0.0, False), (0.9, 0.0, False), (30.0, 0.0, True), (0.0, 30.0, False), (-30.0, 0.0, False)],
+)
+def test_a_caller_whose_clock_is_behind_is_told_of(
+    behind: float, waited: float, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its requests are dropped, all of them; without it nothing said why. One that waited here is nothing to tell."""
+    expiry, now = Expiry(), 1000.0
+    asked_at = time.time() - behind - waited
+    request = Request("add", {}, expires_at=asked_at + 3.0, expires_after=3.0)
+    for _ in range(2):
+        until = expiry.until(request, now - waited, now)
+        assert until is not None
+        assert (until <= now) == (behind + waited > 4.0)
+    assert len(caplog.records) == is_told
 
 
 def test_wrong_flags_are_named() -> None:

@@ -33,6 +33,7 @@ from .bindings import Bindings
 from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError
 from .duplicates import SeenIds, UnderWay
 from .executor import Pool
+from .expiry import Expiry
 from .flags import QueueFlags, explained
 from .monitoring import begin_to_beat
 from .replying import Replier
@@ -42,8 +43,6 @@ from .timer import Timer
 
 logger = logging.getLogger("wsgi_messaging.rpc")
 
-CLOCK_TOLERANCE = 1.0
-"""Seconds by which a caller's clock may be behind ours before a fresh request of it looks expired."""
 TIMER_ENDS_WITHIN = IDLE_ENDS_WITHIN = 0.2
 REPLIES_WITHIN = 5.0
 """Seconds that the last replies get when `wait` had no end."""
@@ -215,7 +214,7 @@ class RPCServer:
             return
         done = partial(running.acknowledge, request.unique_id, delivered) if self._is_late else _nothing
         now = native.monotonic()
-        until = _until(request, received_at, now)
+        until = running.expiry.until(request, received_at, now)
         if not running.seen.is_new(request.unique_id, now):
             self._counts.duplicates += 1
         elif until is not None and until <= now:
@@ -271,20 +270,6 @@ class RPCServer:
             return self._dispatcher.dispatch(request)
 
 
-def _until(request: Request, received_at: float, now: float) -> float | None:
-    """When the caller gives up, by our monotonic clock; None when it does not say.
-
-    `expiration` needs no agreement of clocks, and gives an upper bound: the broker counted until it delivered.
-    """
-    bounds = []
-    if request.expires_after is not None:
-        bounds.append(received_at + request.expires_after)
-    if request.expires_at is not None:
-        left = request.expires_at - native.wall_clock()
-        bounds.append(now + (left if left > 0 or left < -CLOCK_TOLERANCE else CLOCK_TOLERANCE))
-    return min(bounds, default=None)
-
-
 def _nothing() -> None:
     """What is to be done behind a request that is acknowledged already."""
 
@@ -309,6 +294,7 @@ class _Running:
         self.connections = connections
         name = f"{server.target.topic}-{self.pid}"
         self.seen = SeenIds()
+        self.expiry = Expiry()
         self.under_way = UnderWay()
         self.timer = Timer(f"wsgi-messaging-rpc-timer-{name}")
         self.pool = Pool(
