@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -170,6 +171,27 @@ def test_a_version_that_nobody_serves(client: RPCClient, version: str) -> None:
     with pytest.raises(RemoteError) as caught:
         client.prepare(version=version).call({}, "add", a=1, b=1)
     assert caught.value.exc_type == "UnsupportedVersion"
+
+
+def test_what_the_peers_decorator_expects_is_told_as_what_it_is(
+    transport: Transport, other: Transport, unique: Name, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An endpoint that came with oslo.messaging's `expected_exceptions`; without it callers got its empty wrapper."""
+
+    class ExpectedException(Exception):
+        def __init__(self) -> None:
+            self.exc_info = sys.exc_info()
+
+    class Moved:
+        def find(self, ctxt: dict[str, Any]) -> None:
+            try:
+                raise KeyError("host")
+            except KeyError:
+                raise ExpectedException() from None
+
+    with serving(transport, unique, Moved()) as running, pytest.raises(KeyError, match="host"):
+        client_of(other, running).call({}, "find")
+    assert not caplog.records
 
 
 def test_the_version_cap_is_kept_locally(client: RPCClient) -> None:

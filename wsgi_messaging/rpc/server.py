@@ -30,7 +30,7 @@ from ..transport import Transport
 from . import executor, wire
 from .access import RPCAccessPolicy
 from .bindings import Bindings
-from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError
+from .dispatcher import ExpectedException, RPCDispatcher, RPCDispatcherError, expected_elsewhere
 from .duplicates import SeenIds, UnderWay
 from .executor import Pool
 from .expiry import Expiry
@@ -245,8 +245,10 @@ class RPCServer:
             logger.info("%r: %s", self, exc)
             error = exc
         except BaseException as exc:
-            logger.exception("%r: %.100r failed", self, request.method)
-            error = exc
+            error = expected_elsewhere(exc)
+            if error is None:
+                logger.exception("%r: %.100r failed", self, request.method)
+                error = exc
         finally:
             deadlines.end(token)
             if beating is not None:
