@@ -52,7 +52,8 @@ class RPCClient:
     calls.
     `confirm`: have the broker confirm the requests of calls too, whose reply is proof enough for most: for a topic of
     quorum queues, which may lose an unconfirmed one while they elect a leader.
-    `allowed_remote_exmods`: modules whose exceptions are raised as they are; all others become a `RemoteError`.
+    `allowed_remote_exmods`: modules whose exceptions are raised as they are, with Python's own (`ValueError`); all
+    others become a `RemoteError`.
 
     Threads: every method may be called from any thread or greenlet.
     After fork: the child uses connections and a reply queue of its own.
@@ -188,11 +189,11 @@ class RPCClient:
         begin what nobody waits for.
 
         Blocks: up to `timeout`, and never beyond the deadline of the current work.
-        Raises: what the method raised, if its module is allowed, else `RemoteError`; `Unroutable` at once when
-        nobody serves the topic; `ReplyTimeout` when the request went out and no reply came (`maybe_sent` is True: the
-        method may have been executed, or may still be), `ReplyLost`, one of those, when none will; `ConnectFailed`,
-        `ConnectTimeout`, `ConfirmTimeout`, `BrokerBlocked`, `Rejected`: the request did not get through;
-        `RPCVersionCapError`, `InvalidMessage`.
+        Raises: what the method raised, if it is Python's own or its module is allowed, else `RemoteError`;
+        `Unroutable` at once when nobody serves the topic; `ReplyTimeout` when the request went out and no reply came
+        (`maybe_sent` is True: the method may have been executed, or may still be), `ReplyLost`, one of those, when none
+        will; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`, `BrokerBlocked`, `Rejected`: the request did not get
+        through; `RPCVersionCapError`, `InvalidMessage`.
         """
         if self.target.fanout:
             raise ConfigurationError(f"fanout: a call has one reply, so it cannot go to all servers of {self.target}")
