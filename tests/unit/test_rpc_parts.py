@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.waiting import wait_until
+from wsgi_messaging import Transport
 from wsgi_messaging.connection.consuming import Delivered
 from wsgi_messaging.connection.topology import Declaration, bind_queue
 from wsgi_messaging.errors import ConfigurationError, DeclarationRefused, Unavailable
@@ -20,7 +21,9 @@ from wsgi_messaging.rpc import (
     ExpectedException,
     NoSuchMethod,
     QueueFlags,
+    RPCClient,
     RPCDispatcher,
+    RPCServer,
     Target,
     UnsupportedVersion,
     deadline,
@@ -63,6 +66,17 @@ def test_a_target_gives_changed_copies_of_itself() -> None:
 )
 def test_where_a_target_is(target: Target, route: tuple[str, str]) -> None:
     assert target.route == route
+
+
+def test_another_librarys_target_is_refused_at_once() -> None:
+    """Without it the first call, or `start`, was an AttributeError."""
+    transport, foreign = (
+        Transport("amqp://127.0.0.1:1//"),
+        SimpleNamespace(topic="t", server="s", version=None, fanout=None),
+    )
+    for make in (lambda: RPCClient(transport, foreign), lambda: RPCServer(transport, foreign, [First()])):
+        with pytest.raises(ConfigurationError, match=r"target: types\.SimpleNamespace is no"):
+            make()
 
 
 def test_a_target_without_a_topic_is_nowhere() -> None:

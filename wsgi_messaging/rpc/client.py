@@ -30,7 +30,7 @@ from ..transport import Transport
 from . import versions, wire
 from .replies import Inbox, Replies, replies_of
 from .serializer import Serializer
-from .target import Target
+from .target import Target, check
 
 _NOT_FOUND, _NO_ROUTE = 404, 312
 _AGAIN_EVERY = 0.25
@@ -96,6 +96,7 @@ class RPCClient:
         if 0 < (self.call_monitor_timeout or 0.0) < _SHORTEST_MONITOR:
             least = f"{_SHORTEST_MONITOR:g} up, or 0: no server sends more than a sign of life a second"
             raise ConfigurationError(f"call_monitor_timeout: {self.call_monitor_timeout!r} is not from {least}")
+        check(self.target)
         versions.checked("version_cap", self.version_cap)
         versions.checked("version", self.target.version)
 

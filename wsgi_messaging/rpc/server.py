@@ -38,7 +38,7 @@ from .flags import QueueFlags, explained
 from .monitoring import begin_to_beat
 from .replying import Replier
 from .serializer import Serializer
-from .target import Target
+from .target import Target, check
 from .timer import Timer
 
 logger = logging.getLogger("wsgi_messaging.rpc")
@@ -277,6 +277,7 @@ def _nothing() -> None:
 
 
 def _check(target: Target, kind: str, pool_size: int, ack: str, prefetch: int | None) -> None:
+    check(target)
     if not target.topic or not target.server:
         raise ConfigurationError(f"target: a server needs a topic and a server name; {target!r} has not both")
     if target.fanout:

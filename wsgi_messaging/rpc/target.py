@@ -67,3 +67,10 @@ class Target:
         if self.fanout:
             return self.fanout_exchange, ""
         return self.exchange_name, f"{self.topic}.{self.server}" if self.server else self.topic
+
+
+def check(target: object) -> None:
+    """Raises: `ConfigurationError` for another library's Target, which looks the same and knows no route."""
+    if not isinstance(target, Target):
+        kind = f"{type(target).__module__}.{type(target).__qualname__}"
+        raise ConfigurationError(f"target: {kind} is no wsgi_messaging.Target; make one, with the same arguments")
