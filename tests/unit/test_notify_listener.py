@@ -582,6 +582,8 @@ def test_flags_that_differ_are_named_with_what_to_set(transport: MemoryTransport
         ({"pool_size": 0}, "pool_size"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 10, "prefetch": 5}, "prefetch"),
+        ({"batch_size": 10, "batch_timeout": "5"}, "batch_timeout"),
+        ({"batch_size": 10, "batch_timeout": float("nan")}, "batch_timeout"),
         ({"batch_timeout": 1.0}, "batch_timeout"),
     ],
 )

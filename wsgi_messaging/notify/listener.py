@@ -29,7 +29,7 @@ from ..transport import Transport
 from .batches import Batches, prefetch_for
 from .dispatcher import Arguments, Around, Dispatcher, ListenerStatus, NotificationResult, Tally
 from .notification import Notification, read
-from .sending import checked_count, untold
+from .sending import checked_count, checked_seconds, untold
 
 __all__ = ["ListenerStatus", "NotificationListener", "NotificationResult"]
 
@@ -370,8 +370,9 @@ def _check(
         checked_count("batch_size", batch_size, 1)
         if prefetch is not None and 0 < prefetch < batch_size:
             raise ConfigurationError(f"prefetch: with {prefetch} a batch of {batch_size} never becomes complete")
-    if batch_timeout is not None and (batch_size is None or batch_timeout < 0):
-        raise ConfigurationError(f"batch_timeout: {batch_timeout!r} needs a batch_size, and is from 0 up")
+    checked_seconds("batch_timeout", batch_timeout)
+    if batch_timeout is not None and batch_size is None:
+        raise ConfigurationError(f"batch_timeout: {batch_timeout!r} needs a batch_size")
 
 
 def _beside(name: str, run: Callable[[], Any]) -> None:

@@ -25,7 +25,7 @@ from .drivers import (
     notify_each,
 )
 from .notification import new_message
-from .sending import NotifierStatus, Sender, checked_count
+from .sending import NotifierStatus, Sender, checked_count, checked_seconds
 
 logger = logging.getLogger("wsgi_messaging.notify")
 
@@ -72,6 +72,7 @@ class Notifier:
         if retry is not None:
             checked_count("retry", retry, -1)
         checked_count("buffer_size", buffer_size, 1)
+        checked_seconds("timeout", timeout)
         self.publisher_id = publisher_id
         self.retry = retry
         self.is_soon = soon

@@ -228,3 +228,10 @@ def checked_count(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{name}: {value!r} is not a whole number from {least} up")
     return value
+
+
+def checked_seconds(name: str, value: object) -> None:
+    """A time, or None. Raises: `ConfigurationError`, naming the argument."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value < 1e9):  # type: ignore[operator]
+        raise ConfigurationError(f"{name}: {value!r} is not a number of seconds from 0 up")
