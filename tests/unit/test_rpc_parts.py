@@ -79,6 +79,13 @@ def test_another_librarys_target_is_refused_at_once() -> None:
             make()
 
 
+@pytest.mark.parametrize("retry", ["0", 0.0, False])
+def test_a_retry_that_is_no_number_is_refused(retry: Any) -> None:
+    """Without it the text "0" of a configuration file meant the opposite: the request was sent again."""
+    with pytest.raises(ConfigurationError, match="retry"):
+        RPCClient(Transport("amqp://127.0.0.1:1//"), Target(topic="t"), retry=retry)
+
+
 def test_a_target_without_a_topic_is_nowhere() -> None:
     with pytest.raises(ConfigurationError, match="topic"):
         _ = Target(server="s").route

@@ -96,6 +96,8 @@ class RPCClient:
         if 0 < (self.call_monitor_timeout or 0.0) < _SHORTEST_MONITOR:
             least = f"{_SHORTEST_MONITOR:g} up, or 0: no server sends more than a sign of life a second"
             raise ConfigurationError(f"call_monitor_timeout: {self.call_monitor_timeout!r} is not from {least}")
+        if self.retry is not None and type(self.retry) is not int:
+            raise ConfigurationError(f"retry: {self.retry!r} is not a whole number")
         check(self.target)
         versions.checked("version_cap", self.version_cap)
         versions.checked("version", self.target.version)
