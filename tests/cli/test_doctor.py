@@ -347,6 +347,7 @@ GOOD = {
             for name in ("post_fork", "post_worker_init", "worker_abort", "worker_exit")
         ),
     ),
+    "saved with a byte order mark": (GUNICORN, "\ufeff" + HOOKS_LINE),
     "star import": (GUNICORN, "from wsgi_messaging.servers.gunicorn import *\n"),
     "import strings": (
         GUNICORN,

@@ -66,7 +66,7 @@ class Source:
 
 def read(text: str) -> Source:
     """Raises: SyntaxError."""
-    reader, tree = _Reader(), ast.parse(text)
+    reader, tree = _Reader(), ast.parse(text.removeprefix("\ufeff"))  # Python reads it past a byte order mark
     for statement in _flat(tree.body):
         reader.take(statement)
     names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
