@@ -347,6 +347,12 @@ GOOD = {
             for name in ("post_fork", "post_worker_init", "worker_abort", "worker_exit")
         ),
     ),
+    "assigned several at once": (
+        GUNICORN,
+        "import wsgi_messaging.servers.gunicorn as ours\n"
+        "post_fork, post_worker_init = ours.post_fork, ours.post_worker_init\n"
+        "(worker_abort, worker_exit) = [ours.worker_abort, ours.worker_exit]\n",
+    ),
     "saved with a byte order mark": (GUNICORN, "\ufeff" + HOOKS_LINE),
     "star import": (GUNICORN, "from wsgi_messaging.servers.gunicorn import *\n"),
     "import strings": (

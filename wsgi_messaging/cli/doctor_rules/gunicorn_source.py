@@ -84,6 +84,16 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _flat(handler.body)
 
 
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """Which name gets what; of several at once, where both sides are written out."""
+    match target, value:
+        case ast.Name(id=name), _:
+            yield name, value
+        case (ast.Tuple() | ast.List(), ast.Tuple() | ast.List()) if len(target.elts) == len(value.elts):
+            for each in zip(target.elts, value.elts, strict=True):
+                yield from _pairs(*each)
+
+
 class _Reader:
     def __init__(self) -> None:
         self.source = Source()
@@ -98,9 +108,8 @@ class _Reader:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 self._define(statement)
             case ast.Assign(targets=targets, value=value):
-                for target in targets:
-                    if isinstance(target, ast.Name):
-                        self._assign(target.id, value, statement.lineno)
+                for name, part in (pair for target in targets for pair in _pairs(target, value)):
+                    self._assign(name, part, statement.lineno)
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 self._assign(name, value, statement.lineno)
             case ast.Expr(value=ast.Call() as call) if self._dotted(call.func) == "gevent.monkey.patch_all":
