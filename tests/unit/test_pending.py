@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from wsgi_messaging.connection import pending
 from wsgi_messaging.connection.pending import Confirms, Outgoing
 from wsgi_messaging.errors import ConnectionLost
 
@@ -133,9 +134,33 @@ def test_a_twin_that_came_back_is_known_by_its_properties() -> None:
     assert confirms.returned("", "key", b"the broker put something in", b"same") is confirms.entries[3]
 
 
-def test_returns_that_the_broker_has_changed_cost_no_more_each() -> None:
+@pytest.mark.parametrize("answered", [(2, 1), (2,)])
+def test_a_twin_is_known_after_ten_thousands_more(answered: tuple[int, ...]) -> None:
+    """Answers overtake each other (of a quorum queue and a classic one), and one may come very late."""
+    confirms = sent("a", "b")
+    for tag in answered:
+        confirms.resolve(tag, False)
+    for number in range(3, 10_200):
+        confirms.sent(outgoing("other"))
+        confirms.resolve(number, False)
+    for number in range(2):
+        confirms.sent(outgoing("same"))
+        confirms.entries[confirms.last_tag].header = b"id %d" % number
+    assert confirms.returned("", "key", b"id 1", b"same") is confirms.entries[confirms.last_tag]
+
+
+def test_a_twin_is_known_when_the_broker_has_changed_another_one() -> None:
+    confirms = sent("changed", *["same"] * 300)
+    for tag, entry in confirms.entries.items():
+        entry.header = b"id %d" % tag
+    assert confirms.returned("", "key", b"without BCC", b"changed") is confirms.entries[1]
+    assert confirms.returned("", "key", b"id 299", b"same") is confirms.entries[299]
+
+
+def test_returns_that_the_broker_has_changed_cost_no_more_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes BCC out of the headers, for one. Then not every message in flight is looked at for each."""
     looked_at = 0
+    monkeypatch.setattr(pending, "LOOKED_THROUGH", 100)
 
     class Looked(Outgoing):
         __slots__ = ()

@@ -5,12 +5,13 @@ to one (`multiple`); an unroutable message comes back, without its number, befor
 (https://www.rabbitmq.com/docs/confirms). RabbitMQ returns in the order of publishing, so the message that came back
 is the first one behind the last that did whose properties, route and body are the same.
 
-Layer 0: imports `collections` and our errors.
+Layer 0: imports `collections`, `itertools` and our errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from ..errors import MessagingError
 
@@ -93,16 +94,16 @@ class Outgoing:
         return not (self.abandoned or self.is_done or self.deadline <= now)
 
 
-_LOOK_AHEAD, _LOOK_AHEAD_AFTER_ALL = 10_000, 100
-"""How many messages are looked through for one with the properties that came back; and when a broker has changed them
-once, for that costs time with each."""
+LOOKED_THROUGH = 1000
+"""So many unanswered messages are looked through for one with the properties that came back when the broker has changed
+those of another one: looking in vain costs time. Otherwise all are, for what was passed by is not looked at again."""
 
 
 class Confirms:
     """The unanswered messages of one confirming channel."""
 
     def __init__(self) -> None:
-        self._look_ahead = _LOOK_AHEAD
+        self._look_ahead: int | None = None
         self._next_tag = 1
         self._lowest_tag = 1
         self._returned_tag = 0
@@ -143,7 +144,9 @@ class Confirms:
         if not multiple:
             entry = self.entries.pop(tag, None)
             if entry is not None and tag == self._lowest_tag:
-                self._lowest_tag += 1
+                self._lowest_tag += 1  # and past those whose answers have overtaken this one
+                while self._lowest_tag < self._next_tag and self._lowest_tag not in self.entries:
+                    self._lowest_tag += 1
             return [] if entry is None else [entry]
         last = self.last_tag
         if 0 < tag < last:  # 0 stands for all so far (AMQP 0-9-1, basic.ack)
@@ -165,16 +168,17 @@ class Confirms:
 
         behind = range(max(self._returned_tag + 1, self._lowest_tag), self._next_tag)
         # Its properties, and so its message_id, come back as they were, unless the broker takes something out.
-        tag = self._first(behind[: self._look_ahead], lambda entry: entry.header == header and is_like_it(entry))
+        unanswered = islice((tag for tag in behind if tag in self.entries), self._look_ahead)
+        tag = self._first(unanswered, lambda entry: entry.header == header and is_like_it(entry))
         if not tag:
-            self._look_ahead = _LOOK_AHEAD_AFTER_ALL
+            self._look_ahead = LOOKED_THROUGH
             tag = self._first(behind, is_like_it)
         if tag:
             self._returned_tag = tag
             return self.entries[tag]
         return next((e for e in self.entries.values() if not e.is_done and is_like_it(e)), None)
 
-    def _first(self, tags: range, is_the_one: Callable[[Outgoing], bool]) -> int:
+    def _first(self, tags: Iterable[int], is_the_one: Callable[[Outgoing], bool]) -> int:
         """The first of these messages that is the one; 0 for none."""
         entries = self.entries
         return next((tag for tag in tags if (entry := entries.get(tag)) is not None and is_the_one(entry)), 0)
