@@ -6,7 +6,7 @@ from tests.unit.test_pending import outgoing
 from tests.unit.wire import published, split
 from wsgi_messaging.connection import frames
 from wsgi_messaging.connection.channels import Channels
-from wsgi_messaging.connection.outlet import WRITE_MAX, Outlet
+from wsgi_messaging.connection.outlet import SENDS_AT_ONCE, WRITE_MAX, Outlet
 from wsgi_messaging.connection.pending import Outgoing
 from wsgi_messaging.connection.publishing import Publisher
 from wsgi_messaging.errors import ConfirmTimeout
@@ -181,3 +181,19 @@ def test_take_unrepeatable_leaves_the_others_in_order() -> None:
     a, once, b = [*desk.queue("a"), *desk.queue("once", may_repeat=False), *desk.queue("b")]
     assert desk.outlet.take_unrepeatable() == [once]
     assert list(desk.outlet.outbox) == [a, b]
+
+
+def test_callers_that_are_faster_than_the_socket_do_not_keep_it_from_reading() -> None:
+    """Each send lets them hand over more; the confirms would lie unread, and a broker that answers be given up."""
+    desk, socket = Desk(), Socket()
+    send = socket.send
+
+    def send_and_hand_over(data: memoryview) -> int | None:
+        desk.queue("another")
+        assert len(socket.sends) < 100, "it writes for ever"
+        return send(data)
+
+    socket.send = send_and_hand_over  # type: ignore[method-assign]
+    desk.queue("first")
+    assert desk.write(socket)
+    assert len(socket.sends) == SENDS_AT_ONCE and desk.outlet.outbox

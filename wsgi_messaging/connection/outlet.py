@@ -16,6 +16,8 @@ from .stream import Stream
 
 WRITE_MAX = 262144
 """How many octets of messages are gathered for one send."""
+SENDS_AT_ONCE = 4
+"""Then it is time to read: callers may hand over messages as fast as the socket takes them, for ever."""
 
 
 class Outlet:
@@ -70,7 +72,7 @@ class Outlet:
     def write(self, stream: Stream, now: float, takes_messages: bool) -> bool:
         """Write as much as the socket takes; True when it took anything. Raises: OSError."""
         has_sent = False
-        while True:
+        for _turn in range(SENDS_AT_ONCE):
             if not self._unsent:
                 self._unsent = memoryview(self._gather(now, takes_messages))
                 if not self._unsent:
