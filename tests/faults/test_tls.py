@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tests.harness.requirements import missing
 from tests.harness.secret import PASSWORD, USER
 from tests.harness.waiting import wait_until
 from wsgi_messaging import ConnectFailed, Expired, Settings, Transport
+from wsgi_messaging.connection.stream import TlsStream
+from wsgi_messaging.runtime import native
 
 try:
     import trustme
@@ -218,6 +221,34 @@ def test_each_host_is_checked_by_its_own_name(tls_rabbitmq: tuple[RabbitMQ, int]
             assert transport.status().connections[0].broker == f"127.0.0.1:{good}"
     server.close()
     assert server.received == b""
+
+
+def test_what_came_before_the_end_is_given_first(certificates: Certificates) -> None:
+    """Confirms, or the broker's reason to close, and its close_notify in one read."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(0.5)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificates.files("plain", certificates.authority.issue_cert("localhost")))
+
+    def say_and_leave() -> None:
+        with server.wrap_socket(theirs, server_side=True) as secured:
+            secured.sendall(b"frames")
+            with suppress(OSError):
+                secured.unwrap()  # which waits for an answer that does not come
+
+    leaving = threading.Thread(target=say_and_leave)
+    leaving.start()
+    client = ssl.create_default_context(cafile=certificates.ca_file)
+    stream = TlsStream(native.Socket(fileno=ours.detach()), client, "localhost", ssl)
+    wait_until(stream.shake_hands, what="the handshake")
+    leaving.join()
+    buffer = memoryview(bytearray(100))
+    assert stream.recv_into(buffer) == 6 and bytes(buffer[:6]) == b"frames"
+    assert stream.has_pending
+    with pytest.raises(EOFError, match="closed the TLS connection"):
+        stream.recv_into(buffer)
+    stream.close()
 
 
 @pytest.mark.parametrize("name", [".rabbit.example", "x" * 64 + ".example", "a\0b"])

@@ -82,6 +82,7 @@ class TlsStream:
         self._incoming = tls.MemoryBIO()
         self._outgoing = tls.MemoryBIO()
         self._unsent = b""
+        self._has_ended = False
         self._object: Any = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
     @property
@@ -90,7 +91,7 @@ class TlsStream:
 
     @property
     def has_pending(self) -> bool:
-        return bool(self._incoming.pending) or self._object.pending() > 0
+        return self._has_ended or bool(self._incoming.pending) or self._object.pending() > 0
 
     def shake_hands(self) -> bool:
         """Go on with the TLS handshake as far as the socket lets; True when it is over.
@@ -127,9 +128,12 @@ class TlsStream:
                 if total or not self._receive():
                     break
                 continue
-            except self._tls.SSLZeroReturnError as exc:
-                raise EOFError("the broker closed the TLS connection") from exc
+            except self._tls.SSLZeroReturnError:
+                received = 0
             if not received:
+                self._has_ended = True  # what came before it comes first: confirms, the reason for the end
+                if total:
+                    break
                 raise EOFError("the broker closed the TLS connection")
             total += received
         return total or None
