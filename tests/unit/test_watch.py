@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness.waiting import wait_until
+from wsgi_messaging.connection import watch as watches
 from wsgi_messaging.connection.watch import Watch
 from wsgi_messaging.runtime import native
 
@@ -219,6 +222,51 @@ def relieved(readable: Readable) -> Iterator[tuple[Watch, Sleeper]]:
 
 
 needs_epoll = pytest.mark.skipif(native._epoll is None, reason="the thread cannot be relieved without epoll(7)")
+
+
+def test_a_turn_that_is_never_given_back_is_taken_back(readable: Readable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had it was ended from outside in the moment of taking or giving it, for one by PyThreadState_SetAsyncExc."""
+    monkeypatch.setattr(watches, "GIVEN_WITHIN", 0.05)
+    watch = Watch()
+    watch.taken_in = Sleeper.sleep.__code__  # where nobody is any more
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    sleeper = Sleeper(watch)
+    for _ in range(3):
+        sleeper.sleep()
+        watch.wake()
+        wait_until(sleeper.has_woken, what="the thread")
+        assert not watch.deputy
+    watch.close()
+
+
+def test_a_turn_that_somebody_has_is_waited_for(readable: Readable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "GIVEN_WITHIN", 0.01)
+    watch = Watch()
+    watch.open()
+    watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
+    sleeper = Sleeper(watch)
+
+    def have_it() -> None:
+        sleeper.sleep()
+        watch.wake()
+        assert sleeper.is_asleep()
+
+    watch.taken_in = have_it.__code__
+    have_it()
+    assert sleeper.ended_with_its_turn() is False
+    watch.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.10 looks for signals between any two instructions")
+def test_nothing_from_outside_comes_between_the_flag_and_the_octet() -> None:
+    """CPython looks for signals and the like behind calls and jumps; who comes then finds the thread awake, asleep."""
+    steps = list(dis.get_instructions(Watch.wake))
+    flag = next(at for at, each in enumerate(steps) if each.opname == "STORE_ATTR" and each.argval == "is_asleep")
+    call = next(at for at, each in enumerate(steps) if at > flag and each.opname == "CALL")
+    between = steps[flag + 1 : call]
+    assert {each.opname.partition("_")[0] for each in between} <= {"PUSH", "LOAD", "PRECALL", "NOP", "CACHE"}
+    assert "send" in [each.argval for each in between], "the socket's own function, and none of Python's"
 
 
 @needs_epoll

@@ -56,6 +56,7 @@ class Shortcut:
         self._fault: tuple[Link | None, Exception] | None = None
         self._tried_at = self._is_hot_until = self._reads_from = float("-inf")
         self._watch = watch
+        watch.taken_in = Shortcut._in_its_place.__code__
         self._outlet = outlet
         self._inlet = inlet
         self._publisher = publisher

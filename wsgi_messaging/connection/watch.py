@@ -12,9 +12,13 @@ Layer 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CodeType
 from typing import Protocol
 
 from ..runtime import native
+
+GIVEN_WITHIN = 0.5
+"""Seconds after which the thread looks whether anybody is there who has its turn. Nobody keeps it for that long."""
 
 
 class Posting(Protocol):
@@ -47,6 +51,8 @@ class Watch:
         self.is_on_standby = False
         self.deputy = 0
         """The thread, by its identifier, that has taken this one's turn."""
+        self.taken_in: CodeType | None = None
+        """The function that a turn is taken and given in."""
 
     def open(self) -> None:
         """Make the wake-up; nothing is open before, nor after `close`. On the application's side. Raises: OSError."""
@@ -73,9 +79,15 @@ class Watch:
 
     def wake(self) -> None:
         """Have the thread look for work, if it sleeps."""
-        if self.is_asleep:
-            self.is_asleep = False
-            self.rouse()
+        if self.is_asleep and self._wake_up is not None:
+            send = self._wake_up.send_octet
+            # Who comes behind the first takes the thread for awake. Before the second no exception comes in from
+            # outside (a signal handler's, for one), for CPython from 3.11 on looks for none there.
+            try:
+                self.is_asleep = False
+                send(b"\0")
+            except OSError:  # it is full: readable already
+                return
 
     def rouse(self) -> None:
         """Have its next sleep end at once, whatever it does now."""
@@ -137,6 +149,17 @@ class Watch:
             self._poller.modify(self._descriptor, self._events)
         self._turn.release()
 
+    def _take_back(self) -> None:
+        """Wait for the turn. Whoever had it may have been ended from outside in the moment of taking or giving it."""
+        while not self._turn.acquire(True, GIVEN_WITHIN):
+            if self.taken_in is None or not native.is_in(self.taken_in):
+                self._turn.acquire(False)  # given just now; or never, and ours all the same
+                self.deputy = 0
+                if self._is_relieved:
+                    self._is_relieved = False
+                    self._poller.modify(self._descriptor, self._events)
+                return
+
     def sleep(self, wait_ms: int) -> bool:
         """True when the socket has something, after `wait_ms` at the latest.
 
@@ -154,7 +177,7 @@ class Watch:
             if not self._turn.acquire(False):
                 if on_standby or self._is_relieved:
                     self.rouse()  # whoever has it, and may wait for the socket, is not to wait any longer
-                self._turn.acquire()
+                self._take_back()
         has_socket = False
         for descriptor, _events in ready:
             if self._wake_up is not None and descriptor == self._wake_up.fileno():

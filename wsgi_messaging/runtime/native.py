@@ -26,7 +26,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 
@@ -203,6 +203,17 @@ def stacks_of_others() -> list[str]:
     ]
 
 
+def is_in(code: CodeType) -> bool:
+    """True while any thread is in a function, or in what that called."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None and inner.f_code is not code:
+            inner = inner.f_back
+        if inner is not None:
+            return True
+    return False
+
+
 _DRAINED = 256
 """Octets that one look takes from a wake-up, in which there is one most of the time."""
 
@@ -215,6 +226,8 @@ class WakeUp:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self.fileno = self._reader.fileno
+        self.send_octet: Callable[[bytes], int] = self._writer.send
+        """As `send`, and no exception from outside comes between the call and the system's. Raises: OSError."""
 
     def send(self) -> None:
         """Make the descriptor readable. Never blocks; a full buffer means that it is readable already."""
