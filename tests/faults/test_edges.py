@@ -24,6 +24,7 @@ from wsgi_messaging.connection.loop import Loop
 from wsgi_messaging.connection.state import State
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.devbroker.channels import Channel
+from wsgi_messaging.devbroker.sessions import Session
 from wsgi_messaging.runtime import native
 
 
@@ -201,6 +202,23 @@ def test_the_end_of_the_time_to_close_and_of_the_socket_in_one(
     broker.pause()
     assert transport.close(2.0)
     assert not [record for record in caplog.records if "failed" in record.getMessage()]
+
+
+def test_what_comes_with_the_end_of_the_handshake_is_looked_at(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that goes into maintenance: nothing more comes behind that, so the socket has nothing to tell."""
+    shake_hands = Session._shake_hands
+
+    def shake_hands_and_close(self: Session, name: str, arguments: Any) -> None:
+        shake_hands(self, name, arguments)
+        if name == "connection.open":
+            monkeypatch.setattr(Session, "_shake_hands", shake_hands)
+            self.close(320, "CONNECTION_FORCED - maintenance")
+
+    monkeypatch.setattr(Session, "_shake_hands", shake_hands_and_close)
+    transport.publish("x", "q", mandatory=False, timeout=5.0)
+    assert "CONNECTION_FORCED - maintenance" in caplog.text
 
 
 def test_a_twin_that_came_back_is_not_taken_for_the_one_that_is_in_a_queue(

@@ -29,9 +29,10 @@ class Inlet:
 
     def read(self, link: Link) -> None:
         """Take what is there; the answers are left to be written. Raises: OSError, EOFError, FrameError, ..."""
-        received = link.stream.recv_into(link.reader.free())
+        received = 0 if link.has_early else link.stream.recv_into(link.reader.free())
         if received is None:
             return
+        link.has_early = False
         now = native.monotonic()
         self._pulse.beat.received_at = now
         for inbound in link.reader.methods(received):

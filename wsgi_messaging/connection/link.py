@@ -103,6 +103,8 @@ class Link:
     server_properties: Mapping[str, Any]
     unacknowledged_ms: int
     """Milliseconds for which data may stay unacknowledged."""
+    has_early: bool = False
+    """True when frames came with the last ones of the handshake: no poll of the socket tells of them."""
 
     def await_reading(self, is_blocked: bool) -> None:
         """A broker that takes no messages reads nothing, for as long as it likes: that is no sign of its death."""
@@ -310,6 +312,7 @@ def _shake_hands(stream: Stream, broker: Broker, options: LinkOptions, wait: Wai
         channel_max=handshake.channel_max,
         server_properties=dict(handshake.server_properties),
         unacknowledged_ms=_unacknowledged_ms(options),
+        has_early=bool(wire.frames),
     )
 
 

@@ -337,9 +337,9 @@ class Loop:
             stands_by = self.watch.is_on_standby = False
         until = min(until, now + STANDBY_FOR) if stands_by else until
         has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
-        is_busy = self._orders or link.stream.has_pending or (has_work and not wants_write)
+        is_busy = self._orders or link.has_early or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1
-        return self.watch.sleep(wait_ms) or link.stream.has_pending
+        return self.watch.sleep(wait_ms) or link.has_early or link.stream.has_pending
 
     @property
     def _awaits_nothing(self) -> bool:
