@@ -114,7 +114,7 @@ class Connections(Lifetime):
         does (`is_alone`) writes it itself where it can. Raises: `Unavailable` when too many wait already.
         """
         loop = self.loop(PUBLISH)
-        backlog = len(loop.outbox)
+        backlog = len(loop.outbox) + loop.publisher.waiting_count
         if backlog >= self._next_look:
             self._check_backlog(loop)
         elif not backlog:
@@ -131,7 +131,7 @@ class Connections(Lifetime):
 
     def _check_backlog(self, loop: Loop) -> None:
         """Add up what waits; next when an eighth more does, so that a growing backlog costs each message little."""
-        waiting = list(loop.outbox)
+        waiting = [*list(loop.outbox), *loop.publisher.waiting()]
         if len(waiting) >= self.settings.max_queued:
             limit = f"{len(waiting)} messages (max_queued)"
         elif len(waiting) > _FEW and sum(map(len, map(_body, waiting))) > self.settings.max_queued_bytes:

@@ -28,6 +28,27 @@ def test_a_backlog_in_bytes_is_refused_at_once() -> None:
         assert transport.close(2.0)
 
 
+@pytest.mark.parametrize(("bound", "value"), [("max_queued", 50), ("max_queued_bytes", 50_000)])
+def test_what_waits_for_the_first_message_to_an_exchange_counts(bound: str, value: int) -> None:
+    with (
+        dev_broker() as broker,
+        Transport(settings=Settings(url=broker.url).with_changes(**{bound: value})) as transport,
+    ):
+        transport.publish("warm", "q", mandatory=False)
+        broker.hold_confirms()
+        handles = []
+        with pytest.raises(Unavailable, match=bound):
+            for _ in range(200):
+                handles.append(transport.publish_soon(b"x" * 1000, "q", "amq.direct", mandatory=False))
+                wait_until(lambda: not transport.connections().loop("publish").outbox, what="an empty outbox")
+        assert 40 <= len(handles) <= 60
+        [status] = transport.status().connections
+        assert (status.in_flight, status.queued) == (1, len(handles) - 1)
+        broker.release_confirms()
+        for handle in handles:
+            handle.wait(10.0)
+
+
 def test_a_single_large_message_is_not_a_backlog() -> None:
     with dev_broker() as broker, Transport(settings=Settings(url=broker.url, max_queued_bytes=1000)) as transport:
         transport.publish(b"x" * 1_000_000, "q", mandatory=False)

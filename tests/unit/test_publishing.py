@@ -189,7 +189,8 @@ def test_the_first_to_an_exchange_goes_alone_over_another_channel(desk: Desk) ->
     a, b, other = desk.publish("a", "new"), desk.publish("b", "new"), desk.publish("other")
     [(proving, _a), (main, _other)] = desk.sent()
     assert (proving, main) == (3, MAIN)
-    assert desk.publisher.in_flight == 3
+    assert (desk.publisher.in_flight, desk.publisher.waiting_count) == (2, 1)
+    assert desk.publisher.waiting() == [b]
     desk.answer(ack(proving, 1))
     assert is_confirmed(a)
     assert desk.sent() == [(MAIN, b"b")], "proven: the main lane takes it"

@@ -163,7 +163,7 @@ class Loop:
             state=self.state.value,
             name=self.name,
             broker=link.broker.address if link else None,
-            queued=len(self.outbox),
+            queued=len(self.outbox) + self.publisher.waiting_count,
             reconnects=self.reconnects,
             blocked=self.blocked,
             consumers=len(self.consumers),

@@ -80,16 +80,18 @@ class Publisher:
     def _lanes(self) -> Sequence[Lane]:
         return (*self._retired, self._main, self._plain, *self._trials)
 
-    def _waiting(self) -> list[Outgoing]:
-        """What was not written, or is to be written again."""
-        on_trial = [entry for trial in self._trials for entry in trial.waiting]
-        return [*(entry for _at, entry in self._refused), *on_trial]
+    def waiting(self) -> list[Outgoing]:
+        """What was taken over and not written, or is to be written again. Any thread may ask, and for its number."""
+        return [*(each for _, each in self._refused), *(each for trial in self._trials for each in list(trial.waiting))]
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._refused) + sum(len(trial.waiting) for trial in tuple(self._trials.all.values()))
 
     @property
     def in_flight(self) -> int:
-        """Messages that were written and not yet answered, and those that wait for their turn on trial."""
-        waiting = sum(len(trial.waiting) for trial in self._trials)
-        return sum(len(lane.confirms) for lane in self._lanes) + waiting + len(self._refused)
+        """Messages that were written and not yet answered."""
+        return sum(len(lane.confirms) for lane in self._lanes)
 
     def told(self) -> dict[str, int]:
         """Its part of a `ConnectionStatus`."""
@@ -108,7 +110,7 @@ class Publisher:
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for an answer."""
         is_in_flight = any(lane.confirms.is_awaited(now) for lane in self._lanes)
-        return is_in_flight or any(entry.is_wanted(now) for entry in self._waiting())
+        return is_in_flight or any(entry.is_wanted(now) for entry in self.waiting())
 
     @property
     def is_busy(self) -> bool:
@@ -377,8 +379,7 @@ class Publisher:
         What was in flight each time the broker refused to go on is suspect, and not sent for ever.
         """
         again = []
-        waiting = self._waiting()
-        for entry in [*(entry for lane in self._lanes for entry in lane.close()), *waiting]:
+        for entry in [*(entry for lane in self._lanes for entry in lane.close()), *self.waiting()]:
             if entry.is_done:
                 continue
             is_suspect = is_refusal and entry.tries >= TRIES_AFTER_REFUSALS

@@ -44,31 +44,32 @@ class Trials:
     """All of one connection."""
 
     def __init__(self) -> None:
-        self._all: dict[tuple[str, str], Trial] = {}
+        self.all: dict[tuple[str, str], Trial] = {}
+        """By their destinations; to be looked at."""
         self._begun: dict[Trial, None] = {}
         self._lined_up: dict[Trial, None] = {}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.all)
 
     def __iter__(self) -> Iterator[Trial]:
         """As they are now: any thread may look at them."""
-        return iter(tuple(self._all.values()))
+        return iter(tuple(self.all.values()))
 
     def of(self, entry: Outgoing) -> Trial:
         """The trial of a message's destination."""
         key = (entry.exchange, "" if entry.exchange else entry.routing_key)
-        trial = self._all.get(key)
+        trial = self.all.get(key)
         return self._add(Trial(key)) if trial is None else trial
 
     def _add(self, trial: Trial) -> Trial:
-        self._all[trial.key] = trial
+        self.all[trial.key] = trial
         self._lined_up[trial] = None
         return trial
 
     def is_current(self, lane: Lane) -> bool:
         """False for what is no trial, or one that has ended or was passed by."""
-        return isinstance(lane, Trial) and self._all.get(lane.key) is lane
+        return isinstance(lane, Trial) and self.all.get(lane.key) is lane
 
     def may_go_on(self, trial: Trial, *, has_room: bool) -> bool:
         """True for one that has a channel, or may have one now: the first always may."""
@@ -87,7 +88,7 @@ class Trials:
 
     def end(self, trial: Trial) -> None:
         """It has nothing left."""
-        del self._all[trial.key]
+        del self.all[trial.key]
         self._begun.pop(trial, None)
         self._lined_up.pop(trial, None)
 
@@ -118,6 +119,6 @@ class Trials:
         return unwanted
 
     def clear(self) -> None:
-        self._all.clear()
+        self.all.clear()
         self._begun.clear()
         self._lined_up.clear()
