@@ -104,6 +104,28 @@ def test_subscribe(desk: Desk) -> None:
     assert len(desk.consumers) == 1
 
 
+def test_one_more_than_the_broker_allows_is_refused_and_disturbs_no_other(desk: Desk) -> None:
+    desk.channels.most = 2
+    first, second = desk.active("a"), desk.active("b")
+    third = desk.add("c")
+    assert desk.advance() == []
+    assert isinstance(third.error, DeclarationRefused) and third.error.reply_code == 530
+    assert "allows 2 channels" in str(third.error) and desk.notified[-1] == "c"
+    assert first.is_active and second.is_active and len(desk.consumers) == 2
+
+
+def test_who_had_a_channel_waits_for_one_where_the_broker_allows_fewer_now(desk: Desk) -> None:
+    first, second = desk.active("a"), desk.active("b")
+    desk.consumers.lost()
+    desk.channels.lost()
+    desk.channels.most = 1
+    assert [name for _channel, name in desk.advance()] == OPENING
+    assert first.error is None and second.error is None
+    desk.channels.most = 2
+    assert desk.advance(NOW + RETRY_AFTER - 0.1) == []
+    assert [name for _channel, name in desk.advance(NOW + RETRY_AFTER)] == OPENING
+
+
 def test_each_has_a_channel_of_its_own(desk: Desk) -> None:
     assert {desk.active("a").channel, desk.active("b").channel} == {3, 4}
 

@@ -205,6 +205,9 @@ class Consumers:
             )
 
     def _subscribe(self, subscription: Subscription, now: float) -> bytes:
+        if self._channels.free < 1:
+            self._wait_for_a_channel(subscription, now)
+            return b""
         channel = self._channels.take(self.on_method)
         self._subscriptions[channel] = subscription
         self._generation += 1
@@ -222,6 +225,16 @@ class Consumers:
         methods.append((frames.BASIC_QOS, subscription.qos))
         methods.append((frames.BASIC_CONSUME, consume))
         return b"".join(frames.method_frame(channel, method, arguments) for method, arguments in methods)
+
+    def _wait_for_a_channel(self, subscription: Subscription, now: float) -> None:
+        """One too many would end the connection, and with it all others: who is new is told so."""
+        if subscription.was_active:
+            subscription.retry_at = now + RETRY_AFTER
+            self._waiting.append(subscription)
+            return
+        allowed = f"the broker allows {self._channels.most} channels (channel_max), and each consumer has one"
+        subscription.error = DeclarationRefused(f"consumer of queue {subscription.queue!r}: {allowed}", reply_code=530)
+        subscription.notify()
 
     def on_method(self, inbound: Inbound, now: float) -> bytes:
         """React to a method on one of the subscriptions' channels."""
