@@ -45,6 +45,7 @@ from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.frameworks.configuration import OPTIONS
 from wsgi_messaging.observe.options import SHORTEST_TOKEN
 from wsgi_messaging.rpc import QueueFlags
+from wsgi_messaging.runtime import worker
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -129,8 +130,9 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevBroker]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a page's files are; what was imported from it is forgotten."""
+    """Where a page's files are; what was imported from it is forgotten, and whose worker a page said that this is."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(worker, "_marked", worker._marked)
     before = set(sys.modules)
     write(next(block for block in RUNNABLE if block.caption == "shop.py"), tmp_path, "")
     yield tmp_path

@@ -30,9 +30,10 @@ def broker() -> Iterator[DevBroker]:
 def make(broker: DevBroker, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Transport]]:
     """make(app="x", ...) gives a transport on the embedded broker that shows itself; closed after the test.
 
-    The process knows of no others: another file's tests may have left one.
+    The process knows of no others, and is no server's: another file's tests may have left one, or marked it.
     """
     monkeypatch.setattr(worker, "_members", {})
+    monkeypatch.setattr(worker, "_marked", None)
     made: list[Transport] = []
 
     def build(**changes: Any) -> Transport:
