@@ -114,14 +114,15 @@ class Connections(Lifetime):
         does (`is_alone`) writes it itself where it can. Raises: `Unavailable` when too many wait already.
         """
         loop = self.loop(PUBLISH)
-        backlog = len(loop.outbox) + loop.publisher.waiting_count
+        is_idle = loop.publisher.is_idle
+        backlog = len(loop.outbox) + (0 if is_idle else loop.publisher.waiting_count)
         if backlog >= self._next_look:
             self._check_backlog(loop)
         elif not backlog:
             self._next_look = _FEW
         if loop.state is not State.READY:
             self._check_patience(loop)
-        loop.publish(entry, is_alone=is_alone and loop.publisher.is_idle)
+        loop.publish(entry, is_alone=is_alone and is_idle)
         return loop
 
     def _check_patience(self, loop: Loop) -> None:
