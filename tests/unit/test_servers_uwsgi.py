@@ -380,6 +380,7 @@ def test_threads_of_the_master_that_the_workers_take_for_their_own(
     monkeypatch: pytest.MonkeyPatch, said: list[str], count: int, options: dict[str, Any], is_said: bool
 ) -> None:
     monkeypatch.setattr(native, "count_inherited_threads", lambda: count)
+    monkeypatch.setattr(diagnosis, "UWSGI_DEADLY_SINCE", (9, 9))
     api = FakeUwsgi(**options)
     uwsgi.install(api)
     api.fork(worker=1)
