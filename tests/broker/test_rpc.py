@@ -186,8 +186,8 @@ def test_what_the_peers_decorator_expects_is_told_as_what_it_is(
         def find(self, ctxt: dict[str, Any]) -> None:
             try:
                 raise KeyError("host")
-            except KeyError:
-                raise ExpectedException() from None
+            except KeyError as exc:
+                raise ExpectedException() from exc
 
     with serving(transport, unique, Moved()) as running, pytest.raises(KeyError, match="host"):
         client_of(other, running).call({}, "find")

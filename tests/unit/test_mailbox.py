@@ -72,15 +72,6 @@ def test_who_waited_in_a_way_of_its_own_waits_on(threads: Threads) -> None:
     assert not helper.is_released and not mailbox._wakers
 
 
-def test_each_item_goes_to_one(threads: Threads) -> None:
-    mailbox: Mailbox[int] = Mailbox()
-    threads.run(lambda: mailbox.get(LONG), times=4)
-    wait_until(lambda: len(mailbox._wakers) == 4, LONG, "the waiters")
-    for number in range(4):
-        mailbox.put(number)
-    assert sorted(threads.join()) == [0, 1, 2, 3]  # type: ignore[type-var]
-
-
 def test_who_began_to_wait_last_gets_the_item(threads: Threads) -> None:
     mailbox: Mailbox[str] = Mailbox()
     taken: list[int] = []
@@ -210,7 +201,7 @@ def test_one_is_called_for_many_items_and_calls_the_next() -> None:
     assert [waiter.is_called for waiter in waiters] == [False, True, True]
 
 
-def test_items_that_take_long_are_taken_up_side_by_side(threads: Threads) -> None:
+def test_each_item_goes_to_one_and_those_that_take_long_are_taken_up_side_by_side(threads: Threads) -> None:
     mailbox: Mailbox[int] = Mailbox()
     everybody = threading.Barrier(4)
 

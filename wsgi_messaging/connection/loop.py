@@ -134,6 +134,7 @@ class Loop:
         self._close_by = close_by
         if self._start_token.acquire(False):
             self.state = State.CLOSED
+            self.journal.close()
             self.ended.set()
         else:
             self.watch.rouse()
@@ -309,8 +310,7 @@ class Loop:
     def _do_orders(self, now: float) -> None:
         while self._orders:
             written = self._orders.popleft()(now)
-            if self._link is not None:
-                self._outlet.answer(written)
+            self._outlet.answer(written if self._link is not None else None)
 
     def _write(self, link: Link, now: float) -> None:
         self._do_orders(now)

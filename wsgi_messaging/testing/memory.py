@@ -89,10 +89,6 @@ class _MemoryLoop(Loop):
     def open(self) -> None:
         """Nothing is to be opened."""
 
-    def close(self, close_by: float) -> None:
-        super().close(close_by)
-        self.journal.close()  # which a thread does where there is one: the writer is waited for
-
     def is_own_thread(self) -> bool:
         return self._broker.is_own_thread()
 
