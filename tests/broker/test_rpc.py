@@ -26,6 +26,7 @@ from tests.broker.rpc_endpoints import (
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     ConfigurationError,
+    ConnectTimeout,
     DeclarationRefused,
     Delivery,
     RemoteError,
@@ -632,15 +633,49 @@ def test_a_start_that_fails_leaves_nothing_behind(transport: Transport, other: T
 
 
 def test_several_threads_start_one_server(transport: Transport, other: Transport, unique: Name) -> None:
-    """Without it each made consumers of its own, and those of all but one served on behind `stop`."""
+    """Without it each made consumers of its own, and those of all but one served on behind `stop`; or went on before
+    anybody served."""
     server = RPCServer(transport, Target(exchange=EXCHANGE, topic=unique("topic"), server="s"), [Endpoint()])
+
+    def start() -> list[bool]:
+        server.start()
+        assert server._running is not None
+        return [feed.is_active for feed in server._running._feeds]
+
     with ThreadPoolExecutor(4) as pool:
-        for started in [pool.submit(server.start) for _ in range(4)]:
-            started.result(10)
+        for started in [pool.submit(start) for _ in range(4)]:
+            assert started.result(20) == [True, True, True]
     assert client_of(other, server).call({}, "add", a=1, b=1) == 2
     assert sum(len(loop.consumers) for loop in transport.connections().loops()) == 3
     assert server.stop()
     wait_until(lambda: not leftovers(server), 5.0, "the end of its threads and its consumers")
+
+
+def test_who_waits_for_a_start_that_fails_starts_it(
+    transport: Transport, unique: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = RPCServer(transport, Target(exchange=EXCHANGE, topic=unique("topic"), server="s"), [Endpoint()])
+    has_begun, may_fail = threading.Event(), threading.Event()
+
+    def start_none(_name: str, _run: object) -> None:
+        has_begun.set()
+        may_fail.wait(10)
+        raise RuntimeError("can't start new thread")
+
+    with ThreadPoolExecutor(2) as pool, monkeypatch.context() as exhausted:
+        exhausted.setattr(timer, "start_application_thread", start_none)
+        first = pool.submit(server.start)
+        assert has_begun.wait(10)
+        exhausted.undo()
+        with pytest.raises(ConnectTimeout, match="another thread starts the server"):
+            server.start(0.1)
+        second = pool.submit(server.start)
+        may_fail.set()
+        with pytest.raises(Unavailable, match="can't start new thread"):
+            first.result(10)
+        second.result(10)
+    assert client_of(transport, server).call({}, "add", a=1, b=1) == 2
+    assert server.stop()
 
 
 @pytest.mark.parametrize("short", [executor, timer])

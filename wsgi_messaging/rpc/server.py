@@ -111,6 +111,7 @@ class RPCServer:
         self._counts = RPCServerStatus()
         self._running: _Running | None = None
         self._start_token = native.allocate_lock()  # whoever takes it starts; kept while the server is started
+        self._started = Completion()  # another one takes its place, and it is set, too, when a start fails
         self._ended = Completion()
 
     def __repr__(self) -> str:
@@ -127,21 +128,30 @@ class RPCServer:
         return status
 
     def start(self, timeout: float | None = None) -> None:
-        """Declare the queues and begin to serve. Starting again, or while another thread does, does nothing; what was
-        stopped is made anew.
+        """Declare the queues and begin to serve. Starting again does nothing; while another thread starts, this waits
+        for it, and tries it itself where that fails. What was stopped is made anew.
 
         Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
         consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
         otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `Unavailable` when no thread can be started.
         Nothing is left behind then.
         """
-        if self._running is not None or not self._start_token.acquire(False):
-            return
+        deadline = native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout)
+        while not (started := self._started).is_set:
+            if self._start_token.acquire(False):
+                self._start_first(deadline)
+            elif not started.wait_until(deadline):
+                raise ConnectTimeout("another thread starts the server, and has not done so in time")
+
+    def _start_first(self, deadline: float) -> None:
         try:
-            self._start(native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout))
+            self._start(deadline)
         except BaseException:
+            failed, self._started = self._started, Completion()
             self._start_token.release()
+            failed.set()
             raise
+        self._started.set()
 
     def _start(self, deadline: float) -> None:
         connections = self.transport.connections()
