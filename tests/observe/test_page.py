@@ -139,6 +139,16 @@ def test_a_token_opens_it_from_anywhere(guarded: StatusPage) -> None:
         assert is_shown(guarded, **REMOTE | shown)
 
 
+@pytest.mark.parametrize(
+    "other", ["name=John Doe", "logged-in", 'prefs={"dark":1}', "path", "\xe4=1", "", "=", "a b=c"]
+)
+def test_cookies_of_other_applications_do_not_hide_the_tokens(guarded: StatusPage, other: str) -> None:
+    """Fails when the header is read by a parser that gives everything up at the first thing that it does not know."""
+    ours = f"wsgi_messaging_status={TOKEN}"
+    for header in (f"{ours}; {other}", f"{other}; {ours}", f"wsgi_messaging_status=old; {other};{ours}"):
+        assert is_shown(guarded, **REMOTE | {"HTTP_COOKIE": header}), header
+
+
 def test_without_the_token_this_host_is_refused_too(guarded: StatusPage) -> None:
     """A proxy on this host need not say that it is one: nginx's defaults do not."""
     assert not is_shown(guarded, **LOCAL)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
@@ -118,12 +117,17 @@ def _presented(environ: Environ) -> Iterable[str]:
     yield str(environ.get(HEADER, ""))
     scheme, _space, credentials = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
     yield credentials.strip() if scheme.lower() == "bearer" else ""
-    try:
-        morsel = SimpleCookie(str(environ.get("HTTP_COOKIE", ""))).get(COOKIE)
-    except CookieError:
-        morsel = None
-    yield "" if morsel is None else unquote(morsel.value)
+    yield from _cookies(str(environ.get("HTTP_COOKIE", "")))
     yield _query_token(environ) or ""
+
+
+def _cookies(header: str) -> Iterable[str]:
+    """The values of ours, in whatever company: `http.cookies` gives none of a header in which another application's
+    has a space or no value, and browsers send what they were given (RFC 6265, section 5.4)."""
+    for each in header.split(";"):
+        name, _sign, value = each.strip().partition("=")
+        if name == COOKIE:
+            yield unquote(value)
 
 
 def _query_token(environ: Environ) -> str | None:
