@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,10 @@ from tests.harness.waiting import wait_until
 from tests.observe import browser as browsers
 from tests.observe.browser import Browser
 from tests.observe.fleet import by_page, gunicorn
+from tests.observe.test_page import served
+from wsgi_messaging import Transport
 from wsgi_messaging.observe.markup import COLUMNS
+from wsgi_messaging.observe.page import StatusPage
 
 PID, STATE, CONFIRMED = COLUMNS.index("pid"), COLUMNS.index("state"), COLUMNS.index("confirmed")
 
@@ -109,6 +113,23 @@ def test_it_works_without_a_script(browser: Browser, server: Gunicorn) -> None:
         return 'id="rows"' in source and f">{first}</td>" not in source
 
     wait_until(is_without_it, 10.0, "the table without the dead worker")
+
+
+def test_a_link_of_another_site_opens_it(browser: Browser) -> None:
+    """Fails with a cookie that is `Strict`: the browser keeps it back, and the page is refused, reloaded or not."""
+    token = "0123456789abcdef"
+    with served(StatusPage(Transport("amqp://127.0.0.1:1//"), "/status", token)) as page:
+        link = f'<a href="{page}/status?token={token}">workers</a>'.encode()
+
+        def wiki(_environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+            start_response("200 OK", [("Content-Type", "text/html")])
+            return [link]
+
+        with served(wiki) as other:
+            browser.go(other.replace("127.0.0.1", "localhost"))  # another site to a browser
+            browser.ask("document.querySelector('a').click()")
+            wait_until(lambda: browser.ask("location.href") == f"{page}/status", 10.0, "the page")
+            wait_until(lambda: "worker by worker" in browser.ask("document.body.innerText"), 10.0, "its heading")
 
 
 def luminance(colour: str) -> float:

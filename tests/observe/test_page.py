@@ -175,7 +175,7 @@ def test_a_token_in_the_address_moves_into_a_cookie(transport: Transport) -> Non
     status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "SCRIPT_NAME": "/shop"})
     assert (status, headers["Location"]) == ("303 See Other", "/shop/status")
     cookie, *attributes = headers["Set-Cookie"].split("; ")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/shop/status.json"} == set(attributes)
+    assert {"HttpOnly", "SameSite=Lax", "Path=/shop/status.json"} == set(attributes)
     assert is_shown(guarded, **REMOTE | {"HTTP_COOKIE": cookie})
     _status, headers, _body = ask(guarded, **REMOTE | {"QUERY_STRING": query, "wsgi.url_scheme": "https"})
     assert headers["Set-Cookie"].endswith("; Secure")

@@ -86,10 +86,11 @@ class StatusPage:
     def _taken_from_the_url(self, environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
         """The token moves into a cookie: in the address it would stay in histories, logs and over shoulders.
 
-        One for each path: that for `/status` is not sent to `/status.json` (RFC 6265, section 5.1.4).
+        One for each path: that for `/status` is not sent to `/status.json` (RFC 6265, section 5.1.4). `Lax`: a browser
+        that comes by a link on another site's page (a wiki, a chat) would not send a `Strict` one, here or to a reload.
         """
         value = f"{COOKIE}={quote(self._token or '', safe='')}"
-        rest = "HttpOnly; SameSite=Strict" + ("; Secure" if environ.get("wsgi.url_scheme") == "https" else "")
+        rest = "HttpOnly; SameSite=Lax" + ("; Secure" if environ.get("wsgi.url_scheme") == "https" else "")
         cookies = [("Set-Cookie", f"{value}; Path={_mounted(environ, path)}; {rest}") for path in self.paths]
         target = _mounted(environ, environ.get("PATH_INFO", self._path))
         return "303 See Other", [("Location", target), *cookies, ("Content-Type", "text/plain")], b""
