@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.harness import processes
+from tests.harness.requirements import missing
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
@@ -36,7 +39,7 @@ def test_it_serves_until_a_signal_and_finishes(devbroker: DevBroker, tmp_path: P
             env=processes.environment(),
             output=output,
         )
-        wait_until(lambda: "ready" in path.read_text(), 20, "the server")
+        wait_until(lambda: "rpc-server ready" in path.read_text(), 20, "the server")
         with Transport(devbroker.url) as transport:
             client = RPCClient(transport, Target(topic="command", version="1.0"), timeout=5)
             assert client.call({}, "add", a=1, b=2) == 3
@@ -44,6 +47,75 @@ def test_it_serves_until_a_signal_and_finishes(devbroker: DevBroker, tmp_path: P
         process.send_signal(number)
         assert process.wait(10) == 0
     assert "stopped: 2 requests executed, 0 of them failed" in path.read_text()
+
+
+@contextmanager
+def serving(broker: DevBroker, folder: Path, endpoints: str) -> Iterator[RPCClient]:
+    """The command with the endpoints of a module; a client of it."""
+    (folder / "endpoints.py").write_text(endpoints)
+    path = folder / "output"
+    with path.open("wb") as output:
+        process = processes.spawn(
+            [*COMMAND, "endpoints:Endpoint", "--topic", "command", "--url", broker.url],
+            env=processes.environment(PYTHONPATH=str(folder)),
+            output=output,
+        )
+        try:
+            wait_until(lambda: "rpc-server ready" in path.read_text(), 20, "the server")
+            with Transport(broker.url) as transport:
+                yield RPCClient(transport, Target(topic="command"), timeout=5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            processes.stop(process)
+
+
+CHILD = """
+import subprocess
+
+
+class Endpoint:
+    def run(self, ctxt):
+        child = subprocess.Popen(["sleep", "20"])
+        child.terminate()
+        try:
+            return child.wait(3)
+        finally:
+            child.kill()
+"""
+
+
+def test_what_a_method_starts_can_be_ended(devbroker: DevBroker, tmp_path: Path) -> None:
+    """Fails when the server has its ending signals blocked: its children inherit that."""
+    with serving(devbroker, tmp_path, CHILD) as client:
+        assert client.call({}, "run") == -signal.SIGTERM
+
+
+PATCHED = """
+{patch}
+
+
+class Endpoint:
+    def add(self, ctxt, a, b):
+        return a + b
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "patch"),
+    [
+        ("gevent", "from gevent import monkey; monkey.patch_all()"),
+        ("eventlet", "import eventlet; eventlet.monkey_patch()"),
+    ],
+)
+def test_endpoints_of_a_patched_module_are_served(
+    devbroker: DevBroker, tmp_path: Path, library: str, patch: str
+) -> None:
+    """Fails when the wait for a signal keeps the hub's thread: it says that it is ready, and answers nothing."""
+    if find_spec(library) is None:
+        missing(f"{library} is not installed: make test")
+    with serving(devbroker, tmp_path, PATCHED.format(patch=patch)) as client:
+        assert client.call({}, "add", a=1, b=2) == 3
 
 
 @pytest.mark.parametrize(

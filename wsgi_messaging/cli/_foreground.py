@@ -1,6 +1,6 @@
 """Commands and the signals that end them: one that waits for them, one that finishes its step first.
 
-Layer 5: imports the standard library only.
+Layer 5: imports runtime.waiting.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from ..runtime.waiting import Completion
+
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def signals_awaited() -> Iterator[Callable[[], object]]:
-    """Keep the ending signals pending until they are waited for, so that none is lost or interrupts the start."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    """Keep the ending signals until they are waited for, so that none is lost or interrupts the start.
+
+    They are not blocked, for sigwait(2): whatever the application starts would inherit that and take no SIGTERM; and
+    where gevent or eventlet has patched it, its greenlets would stand still for the time of the wait.
+    """
+    came = Completion()
+    before = {number: signal.signal(number, lambda *_which: came.set()) for number in ENDING}
     try:
-        yield lambda: signal.sigwait(ENDING)
+        yield came.wait
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
