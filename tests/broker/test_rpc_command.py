@@ -70,6 +70,25 @@ def serving(broker: DevBroker, folder: Path, endpoints: str) -> Iterator[RPCClie
             processes.stop(process)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_broker(tmp_path: Path, number: int) -> None:
+    """Fails when it is looked at only when the wait is over; the wait would be that of the setting `timeout`."""
+    path = tmp_path / "output"
+    with path.open("wb") as output:
+        process = processes.spawn(
+            [*COMMAND, "tests.broker.rpc_endpoints:Endpoint", "--topic", "command", "--url", "amqp://127.0.0.1:1//"],
+            env=processes.environment(WSGI_MESSAGING_TIMEOUT="600"),
+            output=output,
+        )
+        try:
+            wait_until(lambda: "waiting for amqp://127.0.0.1:1: connection refused" in path.read_text(), 20, "the wait")
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            processes.stop(process)
+    assert "stopped: 0 requests executed" in path.read_text() and "Traceback" not in path.read_text()
+
+
 CHILD = """
 import subprocess
 

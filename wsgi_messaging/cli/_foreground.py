@@ -17,17 +17,48 @@ from ..runtime.waiting import Completion
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
+class Ending:
+    """The first of the ending signals; those behind it change nothing."""
+
+    def __init__(self) -> None:
+        self._came = Completion()
+        self._interrupts = False
+
+    def note(self, _number: int, _frame: FrameType | None) -> None:
+        """A signal is here."""
+        is_first = not self._came.is_set
+        self._came.set()
+        if is_first and self._interrupts:
+            raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Blocks: until one has come."""
+        self._came.wait()
+
+    def before(self, act: Callable[[], object]) -> None:
+        """Do something that may take its time; the signal ends it in the middle, and keeps it from beginning."""
+        self._interrupts = True
+        try:
+            if not self._came.is_set:
+                act()
+        except KeyboardInterrupt:
+            if not self._came.is_set:
+                raise
+        finally:
+            self._interrupts = False
+
+
 @contextlib.contextmanager
-def signals_awaited() -> Iterator[Callable[[], object]]:
-    """Keep the ending signals until they are waited for, so that none is lost or interrupts the start.
+def signals_awaited() -> Iterator[Ending]:
+    """Note the ending signals, so that none is lost or ends the process as it is.
 
     They are not blocked, for sigwait(2): whatever the application starts would inherit that and take no SIGTERM; and
     where gevent or eventlet has patched it, its greenlets would stand still for the time of the wait.
     """
-    came = Completion()
-    before = {number: signal.signal(number, lambda *_which: came.set()) for number in ENDING}
+    ending = Ending()
+    before = {number: signal.signal(number, ending.note) for number in ENDING}
     try:
-        yield came.wait
+        yield ending
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

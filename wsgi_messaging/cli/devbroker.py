@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         users=dict(map(_credentials, args.user)) if args.user else None,
         vhosts=args.vhost or ["/"],
     )
-    with _messages_on_stderr(), signals_awaited() as wait_for_signal:
+    with _messages_on_stderr(), signals_awaited() as ending:
         try:
             broker.start()
         except OSError as exc:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 f"devbroker ready: {broker.url}  (in memory; for development and tests only, not for production)",
                 flush=True,
             )
-            wait_for_signal()
+            ending.wait()
         finally:
             broker.stop()
     print(f"devbroker stopped: {counted(broker.accepted, 'connection')} served", flush=True)

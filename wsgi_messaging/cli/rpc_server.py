@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     sys.path.insert(0, os.getcwd())
     endpoints = load(args.endpoints)
     transport = Transport(settings=_settings(args))
-    with _messages_on_stderr(), signals_awaited() as wait_for_signal, transport:
+    with _messages_on_stderr(), signals_awaited() as ending, transport:
         server = RPCServer(
             transport,
             Target(exchange=args.exchange, topic=args.topic, server=args.server),
@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
             flags=QueueFlags(durable=args.durable, auto_delete=args.auto_delete, quorum=args.quorum),
             ping=args.ping,
         )
-        with broker_awaited("rpc-server", transport):
-            server.start()
-        print(f"rpc-server ready: {server.target!r}", flush=True)
-        wait_for_signal()
+        ending.before(lambda: _start(server))
+        ending.wait()
         is_over = server.stop(args.grace)
         status = server.status()
     print(
@@ -80,6 +78,12 @@ def run(args: argparse.Namespace) -> int:
         flush=True,
     )
     return 0 if is_over else 1
+
+
+def _start(server: RPCServer) -> None:
+    with broker_awaited("rpc-server", server.transport):
+        server.start()
+    print(f"rpc-server ready: {server.target!r}", flush=True)
 
 
 def _settings(args: argparse.Namespace) -> Settings:
