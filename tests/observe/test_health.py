@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.secret import PASSWORD, USER, dev_broker
 from tests.harness.waiting import wait_until
-from wsgi_messaging import ConfigurationError, MessagingMiddleware, Transport
+from wsgi_messaging import ConfigurationError, MessagingMiddleware, Settings, Transport
 from wsgi_messaging.connection import link
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.observe.health import _CAUSES, HealthEndpoints, _cause, liveness, readiness
@@ -64,6 +64,15 @@ def test_it_says_why_there_is_no_connection(broker: DevBroker, url: str, cause: 
         wait_until(lambda: transport.status().connections[0].last_failure, 10.0, "a failed attempt")
         (reason,) = readiness(transport).reasons
         assert reason in (f"publish: waiting ({cause})", f"publish: connecting ({cause})")
+
+
+def test_files_that_are_missing_are_an_answer(tmp_path: Path) -> None:
+    """Fails when the probe gets an error of the server in place of it, and the server's log a traceback each time."""
+    settings = Settings(url="amqps://127.0.0.1:1", tls_ca_file=str(tmp_path / "not-mounted.pem"))
+    endpoints = HealthEndpoints(Transport(settings=settings))
+    status, _headers, body = ask(endpoints, "/readyz")
+    assert status == "503 Service Unavailable"
+    assert json.loads(body)["reasons"] == ["cannot connect (TLS files cannot be used)"]
 
 
 def test_the_causes_are_those_of_the_errors() -> None:

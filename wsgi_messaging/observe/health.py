@@ -17,6 +17,7 @@ from typing import Any
 from ..connection.state import State
 from ..connection.status import ConnectionStatus
 from ..connection.timing import SILENT_INTERVALS
+from ..errors import ConfigurationError
 from ..transport import Transport
 from .options import checked_path
 
@@ -27,6 +28,7 @@ _CAUSES = {
     "the broker hung up when it got the credentials": "login refused",
     "the function for the credentials failed": "no credentials",
     "refused for user": "virtual host refused",
+    "TLS files cannot be used": "TLS files cannot be used",
     "the certificate was refused": "certificate refused",
     "the TLS handshake": "no TLS",
     "TLS handshake failed": "no TLS",
@@ -62,11 +64,14 @@ def readiness(transport: Transport) -> Health:
     """Whether what is published now would go out at once: every connection that is open here takes messages.
 
     Blocks: never; no input or output. Where nothing was opened yet, connecting begins in the background and the
-    answer is no.
+    answer is no. Raises: nothing.
     """
     connections = transport.status().connections
     if not connections:
-        transport.warm()
+        try:
+            transport.warm()
+        except ConfigurationError as exc:  # what only this host's files can show
+            return Health(False, (f"cannot connect{_cause(str(exc))}",))
         return Health(False, ("not connected yet",))
     reasons = tuple(reason for connection in connections if (reason := _problem(connection)))
     return Health(not reasons, reasons)
