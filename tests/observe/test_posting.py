@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_ages_go_on_between_two_writes(connection: Connection, shown: Posting, r
     wait_until(lambda: (only(run_dir).connection.sent_age or 0) > 1.2, 2.0, "an age that grows without a write")
     assert connection.asked == 1
     assert (only(run_dir).connection.received_age or 0) > 2.2
+
+
+def test_a_file_that_is_written_to_does_not_grow_old(
+    shown: Posting, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the cleaning of /tmp by age takes it away from a worker that lives (tmpfiles.d(5), 10 days)."""
+    (file,) = run_dir.iterdir()
+    os.utime(file, (0.0, 0.0))
+    shown.before_sleep(0)
+    assert file.stat().st_atime == 0.0, "that is a system call, and not for each write"
+    monkeypatch.setattr(posting, "DATED_EVERY", 0.0)
+    wait_until(lambda: shown.before_sleep(0) == 0 and file.stat().st_atime > time.time() - 60.0, 5.0, "a new date")
+    monkeypatch.setattr(posting, "WRITE_EVERY", 0.0)
+    file.unlink()
+    shown.before_sleep(0)
+    assert not shown._is_broken, "it goes on without its file"
 
 
 def test_closing_removes_the_file(shown: Posting, run_dir: Path) -> None:

@@ -1,8 +1,9 @@
 """One connection's status file: written by the connection's own thread, before it sleeps, at most twice a second.
 
-Writing is a copy into mapped memory: no system call, no lock, nothing green. After a change the thread is asked to
-wake once more, so that what it did last does not stay unseen until the next heartbeat; a connection on which nothing
-happens costs no wake-up. Rules: nothing here raises into the connection; what fails is given up, and said once.
+Writing is a copy into mapped memory: no system call, but for one in an hour, no lock, nothing green. After a change the
+thread is asked to wake once more, so that what it did last does not stay unseen until the next heartbeat; a connection
+on which nothing happens costs no wake-up. Rules: nothing here raises into the connection; what fails is given up, and
+said once.
 
 Layer 2.
 """
@@ -29,6 +30,9 @@ logger = logging.getLogger("wsgi_messaging.observe")
 
 WRITE_EVERY = 0.5
 """Seconds between two writes, but for a change of state, which is written at once."""
+DATED_EVERY = 3600.0
+"""Seconds after which the file gets the time of day: where it lies in memory (tmpfs) a copy into it leaves it as old as
+it was, and systemd-tmpfiles takes what is old out of /tmp, the file of a worker that lives, too."""
 SAMPLE_EVERY = 1.0
 SAMPLES_KEPT = 60
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -99,6 +103,7 @@ class Posting:
         self._path = path
         self._pid = os.getpid()
         self._next_at = 0.0
+        self._dated_at = native.monotonic()
         self._state: State | None = None
         self._last = b""
         self._is_broken = False
@@ -127,6 +132,10 @@ class Posting:
         payload = self._payload(now)
         self._record.write(payload, now)
         self._next_at = now + WRITE_EVERY
+        if now - self._dated_at >= DATED_EVERY:
+            self._dated_at = now
+            with suppress(OSError):
+                os.utime(self._path, follow_symlinks=False)
         is_changed, self._last = payload != self._last, payload
         return is_changed
 
