@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from kombu import Exchange, Queue
 
+from tests.cli.peers import Peer, saying
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
@@ -504,3 +505,17 @@ def test_a_management_that_refuses_or_is_not_there(
     assert "rabbitmq-plugins enable rabbitmq_management" in (error := capsys.readouterr().err)
     assert "s3cret" not in error
     assert main(["queues", "--management", "ftp://u:s3cret@x"]) == 2
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"AMQP\0\0\x09\x01", b"\x15\x03\x01\0\x02\x02\x16"])
+def test_what_is_no_web_server_is_no_management(said: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another port of that host. Fails with a traceback."""
+    with Peer(saying(said)) as peer:
+        assert main(["dlq", "list", "--management", f"http://127.0.0.1:{peer.port}"]) == 1
+    assert f"no management API at http://127.0.0.1:{peer.port} (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:port", "http://[host]:15672"])
+def test_an_address_that_is_none_is_named(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queues", "--management", url]) == 2
+    assert "--management: what stands for a host or a port is none" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,11 +26,11 @@ class Management:
     """One virtual host through the management API at `url`."""
 
     def __init__(self, url: str, broker: Broker, seconds: float) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port or (15671 if parts.scheme == "https" else 15672)
         except ValueError as exc:
-            raise ConfigurationError("--management: what stands for a port is none") from exc
+            raise ConfigurationError("--management: what stands for a host or a port is none") from exc
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError("--management: write http://host:15672")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -65,7 +66,7 @@ class Management:
         except urllib.error.HTTPError as exc:
             with exc:
                 raise self._refusal(exc.code) from exc
-        except (OSError, ValueError) as exc:
+        except (OSError, HTTPException, ValueError) as exc:  # HTTPException: what answers speaks something else
             raise Trouble(
                 f"no management API at {self.address} ({getattr(exc, 'reason', exc)})",
                 "Enable it ('rabbitmq-plugins enable rabbitmq_management') and give its address (port 15672)",
