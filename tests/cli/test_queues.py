@@ -515,6 +515,14 @@ def test_what_is_no_web_server_is_no_management(said: bytes, capsys: pytest.Capt
     assert f"no management API at http://127.0.0.1:{peer.port} (" in capsys.readouterr().err
 
 
+def test_what_a_peer_says_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when an error goes out as it is: this one clears the screen and says that all is well."""
+    with Peer(saying(b"\x1b[2J\x1b[Hall well\x1b[8m\r\n")) as peer:
+        assert main(["dlq", "list", "--management", f"http://127.0.0.1:{peer.port}"]) == 1
+    error = capsys.readouterr().err
+    assert "all well" in error and error.removesuffix("\n").isprintable()
+
+
 @pytest.mark.parametrize("url", ["http://[::1", "http://host:port", "http://[host]:15672"])
 def test_an_address_that_is_none_is_named(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queues", "--management", url]) == 2

@@ -88,7 +88,9 @@ def _run(arguments: list[str]) -> int:
     try:
         return int(command_module.run(_parsed(parser, subparsers.choices[name], arguments)))
     except MessagingError as exc:
-        print(f"wsgi-messaging {name}: {exc}", file=sys.stderr)
+        from .output import plain  # only where something is wrong
+
+        print(f"wsgi-messaging {name}: {plain(exc)}", file=sys.stderr)
         return 2 if isinstance(exc, ConfigurationError) else 1
     except KeyboardInterrupt:
         return 130
