@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -460,3 +461,19 @@ def test_a_name_that_amqp_cannot_carry(
         main([name if each == "NAME" else each for each in arguments])
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("status --run-dir {folder} >&-", 1),
+        ("check amqp://127.0.0.1:1 >&-", 1),
+        ("call topic method --json - --url amqp://127.0.0.1:1 <&-", 2),
+        ("hooks --list <&- >&- 2>&-", 0),
+    ],
+)
+def test_a_command_whose_streams_are_closed_has_its_exit_status(command: str, expected: int, tmp_path: Path) -> None:
+    """A script that wants nothing but that. Fails with a traceback, which comes with 1, too."""
+    line = f"{shlex.quote(sys.executable)} -m wsgi_messaging {command.format(folder=tmp_path)}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == expected and "Traceback" not in done.stderr, done.stderr

@@ -44,6 +44,7 @@ _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit status."""
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a name must not end the command
     try:
@@ -61,9 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _open_what_is_closed() -> None:
+    """A standard stream that was closed from the beginning (`>&-`) is None; the commands look whether it is a terminal,
+    and the first socket would get its descriptor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as the process runs)
+
+
 def _give_output_up() -> None:
     """Let go of what could not be written, or the interpreter would try again at its end, and complain."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the beginning
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
