@@ -99,6 +99,14 @@ def test_the_arguments_as_one_object_also_from_standard_input(run: Run, monkeypa
     assert run("call", "add", "--json", "-") == (0, "7\n", "")
 
 
+def test_standard_input_that_is_no_text_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a": "caf\xe9"}'), "utf-8"))
+    assert main(["call", "t", "add", "--json", "-", "--url", "amqp://127.0.0.1:1"]) == 2
+    assert "--json: standard input is not JSON: no utf-8 at octet 10" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--timeout", "10", "a=1", "b=2"), ("a=1", "--timeout", "10", "b=2"), ("a=1", "b=2", "--timeout", "10")],

@@ -71,11 +71,18 @@ def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
     elif args.arguments:
         raise ConfigurationError("--json: it has all arguments; leave KEY=VALUE away")
     else:
-        found = _object("--json", sys.stdin.read() if args.json == "-" else args.json)
+        found = _object("--json", _standard_input() if args.json == "-" else args.json)
     for name in _UNSENDABLE:
         if name in found:
             raise ConfigurationError(f"arguments: none can be named {name!r}, which clients use themselves")
     return found
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"--json: standard input is not JSON: no {exc.encoding} at octet {exc.start}") from exc
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, Any]:
