@@ -27,6 +27,9 @@ ENVIRON_KEY = "wsgi_messaging.transport"
 _ENDS_AT = "wsgi_messaging.ends_at"
 """Of the environ: when a request's time is over (monotonic), for a second middleware in it."""
 
+LONGEST = 1e9
+"""Seconds; a deadline is below it."""
+
 StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
@@ -129,12 +132,13 @@ class MessagingMiddleware:
         return body
 
     def _seconds_for(self, said: str | None) -> float | None:
-        """How long the request may take; a header that is no number of seconds is passed over."""
+        """How long the request may take; a header that is no number of seconds, or is one that no clock takes ("inf"),
+        is passed over: what is called with `remaining_time()` would fail on it."""
         try:
             seconds = float(said or "nan")
         except ValueError:
             return self._deadline
-        if seconds != seconds:  # not a number
+        if not seconds < LONGEST:  # what is not a number is neither
             return self._deadline
         return max(0.0, seconds if self._deadline is None else min(seconds, self._deadline))
 
@@ -178,7 +182,7 @@ class _InTime:
 def _checked_deadline(seconds: object) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < 1e9:
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < LONGEST:
         return seconds
     raise ConfigurationError(f"deadline: {seconds!r} is not a number of seconds above 0")
 

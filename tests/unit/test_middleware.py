@@ -231,6 +231,8 @@ HEADER = {"deadline_header": "X-Timeout"}
         ({"HTTP_X_TIMEOUT": "-1"}, HEADER, 0.0),
         ({"HTTP_X_TIMEOUT": "soon"}, HEADER, None),
         ({"HTTP_X_TIMEOUT": "nan"}, {**HEADER, "deadline": 30.0}, 30.0),
+        ({"HTTP_X_TIMEOUT": "inf"}, HEADER, None),
+        ({"HTTP_X_TIMEOUT": "1e300"}, HEADER, None),
     ],
 )
 def test_the_requests_deadline(environ: dict[str, Any], options: dict[str, Any], expected: float | None) -> None:
