@@ -245,6 +245,13 @@ def test_a_bad_deadline_is_named(transport: Transport, value: Any) -> None:
         MessagingMiddleware(App(), transport, deadline=value)
 
 
+@pytest.mark.parametrize("value", ["5", True, float("nan"), object()])
+def test_a_bad_deadline_of_a_block_is_named(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="^deadline: .* is not a number of seconds$"), deadline(value):
+        pass
+    assert remaining_time() is None
+
+
 def test_a_publish_ends_with_the_request(transport: Transport) -> None:
     """Nobody listens on that port: the publish would wait its own ten seconds."""
     begun = native.monotonic()

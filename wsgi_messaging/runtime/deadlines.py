@@ -3,7 +3,7 @@
 It bounds every publish and every call made in it. It is a context variable, so it holds for one thread or greenlet and
 for what these call.
 
-Layer 1: imports runtime.native.
+Layer 1: imports errors, runtime.native.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
+from ..errors import ConfigurationError
 from . import native
 
 _ends_at: ContextVar[float | None] = ContextVar("wsgi_messaging_ends_at", default=None)
@@ -42,7 +43,12 @@ def end(token: Token[float | None]) -> None:
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Within the block, calls end after `seconds` at the latest; never later than an outer deadline."""
+    """Within the block, calls end after `seconds` at the latest; never later than an outer deadline.
+
+    Raises: `ConfigurationError` for what is no number of seconds.
+    """
+    if seconds is not None and not _is_number(seconds):
+        raise ConfigurationError(f"deadline: {seconds!r} is not a number of seconds")
     outer = _ends_at.get()
     end = None if seconds is None else native.monotonic() + seconds
     token = _ends_at.set(outer if end is None else end if outer is None else min(end, outer))
@@ -50,3 +56,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         _ends_at.reset(token)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # NaN is not itself
