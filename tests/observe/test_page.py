@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
@@ -210,6 +211,19 @@ def test_a_browser_shows_the_cookie_for_the_page_and_for_what_the_page_fetches(g
         for path in ("/status", "/status.json"):
             with browser.open(url + path, timeout=5) as answer:
                 assert answer.status == 200
+
+
+def test_a_path_beyond_ascii_is_served(transport: Transport) -> None:
+    """Fails when it is compared as it was written: a request has it in octets, and the application answers 404."""
+    path = "/\u00fcbersicht-\u0142\u0105cza"
+    with served(MessagingMiddleware(no_app, transport, status_path=path, status_token=TOKEN)) as url:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(f"{url}{quote(path)}?token={TOKEN}", timeout=5) as answer:
+            assert answer.url == f"{url}{quote(path)}"
+            (source,) = re.findall(r'data-source="([^"]*)"', answer.read().decode())
+        assert source == f"{quote(path)}.json"
+        with browser.open(url + source, timeout=5) as answer:
+            assert answer.status == 200
 
 
 def test_the_json_beside_it(page: StatusPage, transport: Transport) -> None:

@@ -13,9 +13,12 @@ LOOPBACK = "loopback"
 
 
 def checked_path(option: str, path: object, hint: str = "") -> str:
-    """A path as a request has it. Raises: `ConfigurationError`, naming the option."""
+    """A path as a request's environ has it: its octets in UTF-8, each as a character (PEP 3333, "Unicode Issues").
+
+    Raises: `ConfigurationError`, naming the option.
+    """
     if isinstance(path, str) and path.startswith("/") and not path.endswith("/"):
-        return path
+        return path.encode("utf-8", "surrogateescape").decode("latin-1")
     raise ConfigurationError(f"{option}: {path!r} does not begin with a slash, or ends with one{hint}")
 
 

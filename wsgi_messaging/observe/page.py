@@ -54,7 +54,7 @@ class StatusPage:
 
     def __init__(self, transport: Transport, path: str, token: str | None = None) -> None:
         self._path = checked_path("status_path", path)
-        self._json_path = f"{path}.json"
+        self._json_path = f"{self._path}.json"
         self._token = None if token is None else checked_token(token)
         self._board: Callable[[], Board] = lambda: board_of(transport)
 
