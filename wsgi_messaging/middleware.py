@@ -78,6 +78,8 @@ class MessagingMiddleware:
         health_path: str | None = None,
         **settings: Any,
     ) -> None:
+        if transport is not None and not isinstance(transport, Transport):
+            raise ConfigurationError(f"transport: a Transport is wanted, not {type(transport).__name__}")
         if transport is not None and settings:
             raise ConfigurationError(f"{next(iter(settings))}: give settings to the transport, or no transport")
         self.app = app
@@ -85,7 +87,7 @@ class MessagingMiddleware:
         self._reference = ref(self.transport)
         self._observed_pid = 0
         self._deadline = _checked_deadline(deadline)
-        self._deadline_key = f"HTTP_{deadline_header.upper().replace('-', '_')}" if deadline_header else ""
+        self._deadline_key = _environ_key(deadline_header)
         self._has_deadlines = deadline is not None or deadline_header is not None
         self._pages: dict[str, WsgiApplication] = {}
         if status_token is not None:
@@ -185,6 +187,15 @@ def _checked_deadline(seconds: object) -> float | None:
     if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < LONGEST:
         return seconds
     raise ConfigurationError(f"deadline: {seconds!r} is not a number of seconds above 0")
+
+
+def _environ_key(header: object) -> str:
+    """Where the environ has a header; "" for none."""
+    if not header:
+        return ""
+    if not isinstance(header, str):
+        raise ConfigurationError(f"deadline_header: {header!r} is not the name of a header")
+    return f"HTTP_{header.upper().replace('-', '_')}"
 
 
 def get_transport(environ: dict[str, Any]) -> Transport:

@@ -245,6 +245,15 @@ def test_a_bad_deadline_is_named(transport: Transport, value: Any) -> None:
         MessagingMiddleware(App(), transport, deadline=value)
 
 
+def test_what_is_no_transport_and_no_header_is_named(transport: Transport) -> None:
+    """Fails with a TypeError about weak references, where the URL was given."""
+    with pytest.raises(ConfigurationError, match="^transport: a Transport is wanted, not str$"):
+        MessagingMiddleware(App(), "amqp://host")  # type: ignore[arg-type]
+    for header in (5, b"X-Timeout"):
+        with pytest.raises(ConfigurationError, match="^deadline_header: .* is not the name of a header$"):
+            MessagingMiddleware(App(), transport, deadline_header=header)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", ["5", True, float("nan"), object()])
 def test_a_bad_deadline_of_a_block_is_named(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="^deadline: .* is not a number of seconds$"), deadline(value):
