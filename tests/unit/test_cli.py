@@ -330,6 +330,15 @@ def test_serve_reloads_replaces_and_ends(project: Path, start: Callable[..., Ser
     assert served.stop() == 0
 
 
+def test_serve_says_an_address_of_ipv6_as_a_url_has_it(start: Callable[..., Served]) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    served = start("served_by_a_test", "--host", "::1")
+    line = served.line("serving http://")
+    assert "http://[::1]:" in line and get(line)[0] == "one"
+    assert served.stop() == 0
+
+
 def test_serve_goes_on_when_nobody_reads_its_log(project: Path, start: Callable[..., Served]) -> None:
     """Fails without it: the line at a reload ended the master, and with it the workers."""
     served = start("served_by_a_test", "--threads")

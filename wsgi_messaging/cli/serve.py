@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         listener = _listen(args.host, args.port)
     except OSError as exc:
-        say(f"cannot listen on {args.host}:{args.port}: {_reason(exc)}")
+        say(f"cannot listen on {_address(args.host, args.port)}: {_reason(exc)}")
         return 1
     with listener:
         shared = Serving(
@@ -79,6 +79,11 @@ def run(args: argparse.Namespace) -> int:
             args.quiet,
         )
         return Master(shared, lambda: load(args.application)).run()
+
+
+def _address(host: str, port: int) -> str:
+    """As a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reason(error: OSError) -> str:
@@ -273,8 +278,8 @@ class Master:
             self._respawn_at.clear()
             self._retire(before)
             pids = " ".join(str(child.pid) for child in self._serving.values())
-            where = f"http://{self._shared.host}:{self._shared.port}"
-            say(f"serving {where} (master {os.getpid()}, workers {pids})")
+            where = _address(self._shared.host, self._shared.port)
+            say(f"serving http://{where} (master {os.getpid()}, workers {pids})")
 
     def _retire(self, children: dict[str, Child]) -> None:
         for child in children.values():
