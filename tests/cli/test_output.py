@@ -101,3 +101,10 @@ def test_a_name_that_the_output_cannot_encode() -> None:
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (1, b"")
     assert b"connection refused" in done.stdout
+
+
+def test_json_has_no_control_characters() -> None:
+    """`\x9b` is what begins a terminal's commands in one octet. Fails with JSON's own escapes, which end at U+001F."""
+    value = {"body": "\x9b2J\x1b[2J\x7f", "caf\xe9": ["\x85"]}
+    text = output.as_json(value)
+    assert text.isprintable() and json.loads(text) == value and "caf\xe9" in text

@@ -23,6 +23,7 @@ from ..runtime import native
 
 _CODES = {"red": "31", "yellow": "33", "green": "32", "dim": "2", "bold": "1"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UPPER_CONTROL = re.compile(r"[\x7f-\x9f]")
 PROGRESS_EVERY = {True: 0.1, False: 5.0}
 """Seconds between two signs of life: on a terminal, and elsewhere."""
 
@@ -54,8 +55,10 @@ def print_json(value: object) -> None:
 
 
 def as_json(value: object, indent: int | None = None) -> str:
-    """JSON that standard output can take: with escapes where a character cannot be encoded there."""
+    """JSON that standard output can take: with escapes where a character cannot be encoded there, or is a control
+    character, of which JSON itself asks that for half of them only."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = _UPPER_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
