@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_messaging import ConfigurationError
+from wsgi_messaging import ConfigurationError, __version__
 from wsgi_messaging.cli import COMMANDS, _numbers, hooks, main, output, rpc_server, serve
 
 APPLICATION = """
@@ -74,6 +74,12 @@ def test_each_command_has_help_that_tells_its_exit_statuses(command: str, capsys
 @pytest.mark.parametrize("arguments", [(), ("nothing",), ("hooks",), ("hooks", "--list", "--copy", "x"), ("serve",)])
 def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     assert usage_error(*arguments) == 2
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"wsgi-messaging {__version__}\n")
 
 
 def test_help_imports_no_command() -> None:

@@ -3,7 +3,7 @@
 Each has `add_parser(subparsers)` and `run(args) -> int`. Exit status: 0 done, 1 failed, 2 wrong usage or
 configuration, 130 interrupted, 141 when whoever read its output has left.
 
-Layer 5: imports errors; the module of one command.
+Layer 5: imports errors, version; the module of one command.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigurationError, MessagingError
+from ..version import __version__
 
 COMMANDS = {
     "check": "try every step of the way to the broker; name what is wrong, and the remedy",
@@ -85,6 +86,7 @@ def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="wsgi-messaging", description="A RabbitMQ messaging transport for WSGI applications."
     )
+    parser.add_argument("--version", action="version", version=f"wsgi-messaging {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     if name not in COMMANDS:
