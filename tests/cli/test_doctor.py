@@ -571,6 +571,13 @@ def test_apache_sections_that_do_not_close(doctor: Doctor) -> None:
     assert "closes what is not open" in doctor(CONF, APACHE + "</VirtualHost>\n").of("unreadable")["why"]
 
 
+@pytest.mark.parametrize("line", ["rabbit_quorum_queue\n", "rabbit_quorum_queue\n  more = true\n"])
+def test_an_option_without_a_value_in_an_oslo_configuration(doctor: Doctor, line: str) -> None:
+    """oslo.config refuses the file ("No ':' or '=' found in assignment"). Fails with a traceback."""
+    found = doctor("neutron.conf", OSLO.format("true") + line).of("unreadable")
+    assert "rabbit_quorum_queue" in found["why"]
+
+
 # Against the servers themselves.
 
 

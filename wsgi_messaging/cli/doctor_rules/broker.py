@@ -27,7 +27,7 @@ def is_mine(_name: str, text: str) -> bool:
 
 def queues_of(text: str) -> str:
     """Which queues oslo.messaging declares by its configuration file. Raises: `Unreadable`."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
     try:
         parser.read_string(text)
     except configparser.Error as exc:
