@@ -567,6 +567,15 @@ def test_wrong_usage(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--broker-version", "--gunicorn-version", "--uwsgi-version"])
+def test_a_version_that_is_none_is_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when that of a broker is taken for one about which nothing is known, and so for a good one."""
+    file = tmp_path / "neutron.conf"
+    file.write_text(OSLO.format("false"))
+    assert main(["doctor", str(file), option, "v4.3.0"]) == 2
+    assert "'v4.3.0' is not a version" in capsys.readouterr().err
+
+
 def test_apache_sections_that_do_not_close(doctor: Doctor) -> None:
     assert "closes what is not open" in doctor(CONF, APACHE + "</VirtualHost>\n").of("unreadable")["why"]
 

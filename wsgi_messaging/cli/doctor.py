@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
 def _facts(args: argparse.Namespace, settings: Settings, queues: str | None, file: str) -> tuple[Facts, list[Finding]]:
     findings: list[Finding] = []
     heartbeat: float | None = None
+    if args.broker_version is not None:
+        _parsed(args.broker_version)
     if args.url:
         findings, heartbeat = broker.look(settings, args.timeout, queues, file)
     elif args.broker_version and queues:
@@ -110,14 +112,18 @@ def _facts(args: argparse.Namespace, settings: Settings, queues: str | None, fil
 
 def _version(given: str | None, distribution: str) -> tuple[int, ...] | None:
     if given is not None:
-        numbers = parsed(given)
-        if numbers is None:
-            raise ConfigurationError(f"{given!r} is not a version, such as 26.0")
-        return numbers
+        return _parsed(given)
     try:
         return parsed(importlib.metadata.version(distribution))
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _parsed(given: str) -> tuple[int, ...]:
+    numbers = parsed(given)
+    if numbers is None:
+        raise ConfigurationError(f"{given!r} is not a version, such as 26.0")
+    return numbers
 
 
 def _read(name: str) -> str:
