@@ -94,19 +94,21 @@ class Connections(Lifetime):
 
     def _encoded_route(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:
         key = (exchange, routing_key, mandatory)
-        encoded = self._routes.get(key)
-        if encoded is None:
-            try:
+        try:
+            encoded = self._routes.get(key)
+            if encoded is None:
                 encoded = frames.encoded_route(exchange, routing_key, mandatory)
-            except UNENCODABLE as exc:
-                given: dict[str, object] = {"exchange": exchange, "routing_key": routing_key}
-                for name, value in given.items():
-                    if not isinstance(value, str):
-                        raise InvalidMessage(f"{name}: {value!r:.60} is not a text; give its name") from exc
-                raise InvalidMessage(f"exchange {exchange!r:.60} or routing key {routing_key!r:.60}: {exc}") from exc
-            if len(self._routes) >= _ROUTES_KEPT:
-                self._routes.clear()
-            self._routes[key] = encoded
+                if len(self._routes) >= _ROUTES_KEPT:
+                    self._routes.clear()
+                self._routes[key] = encoded
+        except (
+            UNENCODABLE
+        ) as exc:  # a dict, where the body and the routing key were exchanged, cannot even be looked up
+            given: dict[str, object] = {"exchange": exchange, "routing_key": routing_key}
+            for name, value in given.items():
+                if not isinstance(value, str):
+                    raise InvalidMessage(f"{name}: {value!r:.60} is not a text; give its name") from exc
+            raise InvalidMessage(f"exchange {exchange!r:.60} or routing key {routing_key!r:.60}: {exc}") from exc
         return encoded
 
     def submit(self, entry: Outgoing, *, is_alone: bool = False) -> Loop:

@@ -368,8 +368,10 @@ LOOP.append(LOOP)
         {"routing_key": None},
         {"routing_key": b"bytes"},
         {"routing_key": 7},
+        {"routing_key": {"id": 1}},  # the body and the key exchanged
         {"exchange": "e" * 256},
         {"exchange": None},
+        {"exchange": ["shop"]},
         {"headers": {"x": _Opaque()}},
         {"headers": {"x": 2**64}},
         {"headers": {"k" * 256: 1}},
