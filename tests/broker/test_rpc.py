@@ -273,6 +273,8 @@ def test_a_topic_that_nobody_serves_is_unroutable_at_once(client: RPCClient) -> 
         seconds, error = took(lambda to=nowhere: client.prepare(**to).call({}, "add", a=1, b=1), Unroutable)
         assert seconds < 1
         assert not error.maybe_sent
+        assert "nobody serves <Target" in str(error)
+        assert "start a server" in str(error)  # and not "publish with mandatory=False", which no call can
 
 
 def test_a_cast_to_nobody_is_none_of_ours(client: RPCClient) -> None:

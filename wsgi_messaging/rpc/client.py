@@ -303,11 +303,11 @@ class _Call:
             return self._route
         if route is self._route and isinstance(error, Rejected):
             return "", route[1]
-        if route is self._route:
-            raise error
+        exchange, queue = self._route
+        lacks = "has no queue for" if route is self._route else "does not exist, nor does a queue"
         raise Unroutable(
-            f"nobody serves {self._client.target}: there is neither the exchange {self._route[0]!r} nor a queue "
-            f"{self._route[1]!r}",
+            f"nobody serves {self._client.target}: exchange {exchange!r} {lacks} {queue!r}; start a server, or check "
+            "topic, server and exchange",
             reply_code=_NO_ROUTE,
         ) from error
 
