@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+from .callables import check_plain, check_takes
 from .connection import codec, frames
 from .connection.consuming import Delivered, Subscription
 from .connection.frames import Inbound
@@ -53,6 +54,8 @@ def check_consumer(callback: object, threads: object, prefetch: object, tries: o
     """Raises: `ConfigurationError`, naming what no consumer can be made of."""
     if not callable(callback):
         raise ConfigurationError(f"callback: {callback!r:.60} cannot be called")
+    check_plain("callback", callback)
+    check_takes("callback", callback, "delivery")
     for name, value, least in (("threads", threads, 1), ("prefetch", prefetch, 0), ("tries", tries, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 65535:
             raise ConfigurationError(f"{name}: {value!r} is not a number from {least} to 65535")

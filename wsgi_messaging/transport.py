@@ -299,7 +299,8 @@ class Transport:
         gone is replaced by another one with the same bindings. `prefetch` 0 means no limit.
 
         Blocks: up to `timeout`, until the broker has accepted the consumer. Raises: `DeclarationRefused`,
-        `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`.
+        `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `ConfigurationError` for a callback that takes other
+        arguments, or is `async def`.
         After fork: a consumer stays with the process that started it.
         """
         prefetch = self.settings.prefetch if prefetch is None else prefetch

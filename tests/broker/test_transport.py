@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial, wraps
 from typing import Any
 
 import amqp
@@ -750,6 +751,57 @@ def test_what_cannot_be_called_empties_no_queue(transport: Transport, queue: str
     transport.publish("x", queue)
     with pytest.raises(ConfigurationError, match="callback: 5 cannot be called"):
         transport.consume(queue, 5)  # type: ignore[arg-type]
+
+
+async def _coroutine(delivery: Delivery) -> None:
+    raise AssertionError("nobody awaits it")
+
+
+def _generator(delivery: Delivery) -> Iterator[None]:
+    yield
+
+
+class _Asynchronous:
+    async def __call__(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody awaits it")
+
+
+@pytest.mark.parametrize(
+    ("callback", "cause"),
+    [
+        (_coroutine, "does nothing"),
+        (_generator, "does nothing"),
+        (_Asynchronous(), "does nothing"),
+        (partial(_coroutine), "does nothing"),
+        (lambda body, message: None, "takes (body, message), and is called with delivery"),
+        (lambda channel, method, properties, body: None, "missing a required argument: 'method'"),
+        (lambda: None, "takes (), and is called with delivery: too many positional arguments"),
+    ],
+)
+def test_a_callback_that_could_only_lose_messages_is_refused(
+    transport: Transport, witness: Any, queue: str, callback: Any, cause: str
+) -> None:
+    transport.publish("kept", queue)
+    with pytest.raises(ConfigurationError, match="callback") as caught:
+        transport.consume(queue, callback)
+    assert cause in str(caught.value)
+    assert texts(witness, queue) == ["kept"]
+
+
+def test_a_decorated_callback_is_taken_by_what_it_is(transport: Transport, queue: str) -> None:
+    """Its decorator hands on what the function below takes besides, and `functools.wraps` tells of the latter."""
+    seen: list[tuple[str, str]] = []
+
+    def handle(delivery: Delivery, session: str) -> None:
+        seen.append((delivery.body.decode(), session))
+
+    @wraps(handle)
+    def with_session(*arguments: Any) -> None:
+        handle(*arguments, "session")
+
+    transport.consume(queue, with_session)
+    transport.publish("x", queue)
+    wait_until(lambda: seen == [("x", "session")], 5.0, "the delivery")
 
 
 def test_several_threads_of_one_consumer(transport: Transport, queue: str) -> None:

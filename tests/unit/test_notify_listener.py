@@ -110,6 +110,17 @@ def test_only_the_priorities_that_have_a_method_are_listened_to(transport: Memor
         assert sorted(listener.status().queues) == ["notifications.error", "notifications.info"]
 
 
+def test_a_method_that_nobody_would_execute_is_refused(transport: MemoryTransport) -> None:
+    """What came to it was acknowledged, and lost."""
+
+    class Later:
+        async def info(self, *arguments: Any) -> None:
+            raise AssertionError("nobody awaits it")
+
+    with pytest.raises(ConfigurationError, match="endpoints, info: .* is a coroutine"):
+        NotificationListener(transport, ["notifications"], [Later()])
+
+
 def test_several_targets_in_several_exchanges(transport: MemoryTransport) -> None:
     endpoint = Endpoint("info")
     targets = ["a", Target(topic="b", exchange="nova"), Target(topic="c")]

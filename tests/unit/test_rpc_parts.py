@@ -37,6 +37,7 @@ from wsgi_messaging.rpc.duplicates import SeenIds, UnderWay
 from wsgi_messaging.rpc.executor import Pool
 from wsgi_messaging.rpc.expiry import Expiry
 from wsgi_messaging.rpc.flags import explained
+from wsgi_messaging.rpc.serializer import NoOpSerializer, Serializer
 from wsgi_messaging.rpc.timer import Timer
 from wsgi_messaging.rpc.versions import is_compatible
 from wsgi_messaging.runtime.waiting import is_exit
@@ -178,6 +179,19 @@ def test_what_the_dispatcher_raises() -> None:
         dispatcher.dispatch(Request("two", {"key": "k"}, "n", "2.0"))
     assert isinstance(caught.value.exception, KeyError)
     assert UnsupportedVersion.wire_module == NoSuchMethod.wire_module == "oslo_messaging.rpc.dispatcher"
+
+
+@pytest.mark.parametrize("serializer", [None, NoOpSerializer()])
+def test_a_method_that_nobody_would_execute_is_an_error(serializer: Serializer | None) -> None:
+    """A coroutine is no result: the caller of a cast would never learn of it."""
+
+    class Later:
+        async def one(self, ctxt: Any) -> str:
+            return "never"
+
+    dispatcher = RPCDispatcher([Later()], serializer)
+    with pytest.raises(TypeError, match=r"Later\.one is `async def`, and was not executed"):
+        dispatcher.dispatch(Request("one", {}))
 
 
 # Duplicates

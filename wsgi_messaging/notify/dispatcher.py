@@ -3,7 +3,7 @@
 Nothing that an endpoint, its filter or an instrument does raises out of here, but for what ends its thread on purpose:
 an exception is a wish to have the message again, as in oslo.messaging.
 
-Layer 4: imports runtime.waiting, rpc.serializer.
+Layer 4: imports callables, runtime.waiting, rpc.serializer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..callables import check_plain
 from ..rpc.serializer import NoOpSerializer, Serializer
 from ..runtime.waiting import is_exit
 from .filter import NotificationFilter
@@ -79,7 +80,10 @@ class Tally:
 
 
 class Dispatcher:
-    """Calls the methods of endpoints. Threads: any; endpoints are called from several at once."""
+    """Calls the methods of endpoints. Threads: any; endpoints are called from several at once.
+
+    Raises: `ConfigurationError` for a method that is a coroutine or a generator function.
+    """
 
     def __init__(self, endpoints: Sequence[object], serializer: Serializer | None, tally: Tally) -> None:
         self._serializer = serializer or NoOpSerializer()
@@ -89,6 +93,7 @@ class Dispatcher:
             for endpoint in endpoints:
                 method = getattr(endpoint, priority, None)
                 if callable(method):
+                    check_plain(f"endpoints, {priority}", method)
                     screen = getattr(endpoint, "filter_rule", None)
                     self._methods.setdefault(priority, []).append((screen, method))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from ..errors import ConfigurationError, MessagingError
@@ -123,10 +124,10 @@ class RPCDispatcher:
             raise TypeError(f"args: expected an object, not {type(request.args).__name__}")
         serializer = self._serializer
         if serializer is None:
-            return method(request.context, **request.args)
+            return _carried_out(method(request.context, **request.args))
         ctxt = serializer.deserialize_context(request.context)
         args = {name: serializer.deserialize_entity(ctxt, value) for name, value in request.args.items()}
-        return serializer.serialize_entity(ctxt, method(ctxt, **args))
+        return serializer.serialize_entity(ctxt, _carried_out(method(ctxt, **args)))
 
     def _method(self, request: Request) -> Callable[..., Any]:
         name = request.method
@@ -146,6 +147,14 @@ class RPCDispatcher:
         if has_version:
             raise NoSuchMethod(name)
         raise UnsupportedVersion(request.version, name)
+
+
+def _carried_out(result: Any) -> Any:
+    """The result. Raises: `TypeError` for a coroutine: the method has not run, and a cast would never show it."""
+    if type(result) is CoroutineType:
+        result.close()
+        raise TypeError(f"method: {result.__qualname__} is `async def`, and was not executed; make it a plain method")
+    return result
 
 
 def _target_of(endpoint: object) -> Target:
