@@ -88,6 +88,21 @@ def options() -> None:
     )
 
 
+def environment() -> None:
+    """What of the environment reaches the driver's connections; the options' own is not among it."""
+    from wsgi_messaging.settings import Settings
+
+    os.environ.update(AMQP_URL="amqp://elsewhere//", WSGI_MESSAGING_HEARTBEAT="3", WSGI_MESSAGING_FAIL_FAST_AFTER="4")
+    os.environ.update(WSGI_MESSAGING_APP="nova-api", WSGI_MESSAGING_RUN_DIR="auto", WSGI_MESSAGING_FRAME_MAX="8192")
+    settings: Settings = transport()._driver._options.settings
+    print(f"{settings.app} {settings.run_dir} {settings.frame_max} {settings.brokers[0].host} {settings.heartbeat:g}")
+    os.environ["WSGI_MESSAGING_RUN_DIR"] = "relative"
+    try:
+        transport()
+    except oslo_messaging.DriverLoadFailure as exc:
+        print(exc)
+
+
 def twice() -> None:
     """The same request two times, as a client sends it that has not seen the confirm."""
     from wsgi_messaging import Transport
@@ -192,6 +207,7 @@ if __name__ == "__main__":
     {
         "fork": fork,
         "options": options,
+        "environment": environment,
         "twice": twice,
         "ttl": ttl,
         "mandatory": mandatory,

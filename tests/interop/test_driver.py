@@ -419,6 +419,13 @@ def test_options_without_effect_are_named_in_one_line_and_the_others_taken_over(
     assert lines[1] == "heartbeat=17 prefetch=5 durable=True ttl=60000 tls_ca=ca.pem verify=True"
 
 
+def test_what_no_option_says_is_of_the_environment(rabbitmq: RabbitMQ) -> None:
+    """`wsgi-messaging status` says to set WSGI_MESSAGING_RUN_DIR for the server, and so it has to be of use."""
+    lines = run(rabbitmq.url, "environment").splitlines()
+    assert lines[0] == f"nova-api auto 8192 {rabbitmq.host} 60"
+    assert "run_dir: 'relative'" in lines[1]
+
+
 def test_a_request_that_comes_twice_is_executed_once_and_both_are_acknowledged(rabbitmq: RabbitMQ) -> None:
     assert run(rabbitmq.url, "twice").split() == ["executed:1", "left:0"]
 

@@ -9,6 +9,7 @@ Layer 5: imports oslo.messaging.
 from __future__ import annotations
 
 import logging
+import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from oslo_messaging._drivers import common as oslo_common
 from oslo_messaging._drivers import impl_rabbit
 
 from ..rpc.flags import QueueFlags
-from ..settings import Settings
+from ..settings import PREFIX, URL_VARIABLES, Settings
 
 logger = logging.getLogger("wsgi_messaging.oslo")
 
@@ -136,20 +137,26 @@ def _flags(group: Any) -> QueueFlags:
 
 
 def _settings(group: Any, url: Any) -> Settings:
-    """`fail_fast_after` 0: how long a send waits for an absent broker is what its `retry` says."""
+    """What the options say, and for the rest (app, run_dir, ...) the environment, as for any other transport.
+
+    `fail_fast_after` 0: how long a send waits for an absent broker is what its `retry` says.
+    """
     ca_file = group.ssl_ca_file or None
     if group.ssl and ca_file is None:
         logger.warning("ssl without ssl_ca_file: as with the rabbit driver, the broker's certificate is not verified")
-    return Settings(
-        url=amqp_url(url, is_tls=group.ssl),
-        heartbeat=float(group.heartbeat_timeout_threshold),
-        fail_fast_after=0.0,
-        login_method="EXTERNAL" if group.rabbit_login_method == "EXTERNAL" else "PLAIN",
-        tls_ca_file=ca_file,
-        tls_cert_file=group.ssl_cert_file or None,
-        tls_key_file=group.ssl_key_file or None,
-        tls_verify=ca_file is not None,
-    )
+    said: dict[str, Any] = {
+        "url": amqp_url(url, is_tls=group.ssl),
+        "heartbeat": float(group.heartbeat_timeout_threshold),
+        "fail_fast_after": 0.0,
+        "login_method": "EXTERNAL" if group.rabbit_login_method == "EXTERNAL" else "PLAIN",
+        "tls_ca_file": ca_file,
+        "tls_cert_file": group.ssl_cert_file or None,
+        "tls_key_file": group.ssl_key_file or None,
+        "tls_verify": ca_file is not None,
+    }
+    variables = {PREFIX + name.upper() for name in said}.union(URL_VARIABLES)
+    environ = {variable: value for variable, value in os.environ.items() if variable not in variables}
+    return Settings.from_environ(environ).with_changes(**said)
 
 
 def amqp_url(url: Any, *, is_tls: bool) -> str:
