@@ -24,7 +24,7 @@ from .connection.state import State
 from .connection.topology import Topology
 from .connection.watch import Posting
 from .errors import Closed, Unavailable
-from .runtime import native
+from .runtime import native, worker
 from .runtime.journal import Journal
 from .settings import Settings
 from .version import __version__
@@ -90,11 +90,15 @@ class Lifetime:
         return self._loops.get(role)
 
     def loop(self, role: str) -> Loop:
-        """The connection of a role, made and its thread started at the first call. Raises: `Closed`."""
+        """The connection of a role, made and its thread started at the first call.
+
+        Raises: `Closed`; `ConfigurationError` where the server lets no thread run to its end.
+        """
         loop = self._loops.get(role)
         if self.is_closed or (loop is not None and loop.state is State.CLOSED):
             raise Closed(_CLOSED)
         if loop is None:
+            worker.prepare()
             loop = self._loops.setdefault(role, made := self._make(role))
             if self.is_closed:
                 raise Closed(_CLOSED)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from wsgi_messaging import ConfigurationError, servers
+from wsgi_messaging import Closed, ConfigurationError, servers
 from wsgi_messaging.runtime import worker
 from wsgi_messaging.servers import diagnosis, mod_wsgi, observe_first_request
+from wsgi_messaging.testing import MemoryTransport
 
 
 class FakeModWsgi(ModuleType):
@@ -104,6 +105,23 @@ def test_the_first_request_subscribes(inside: Callable[[Any], Any]) -> None:
     environ = {"mod_wsgi.process_group": "daemon", "mod_wsgi.application_group": ""}
     assert observe_first_request(environ) == servers.Advice("mod_wsgi", hooked=True)
     assert len(api.subscribers) == 1
+
+
+def test_the_first_connection_subscribes(inside: Callable[[Any], Any]) -> None:
+    """Without a middleware of ours nobody did, and each process crashed at its end in a sub-interpreter."""
+    api = inside(FakeModWsgi(application_group="host|/app"))
+    transport = MemoryTransport()
+    assert not api.subscribers
+    transport.publish("x", "q", mandatory=False)
+    api.stop()
+    with pytest.raises(Closed):
+        transport.publish("y", "q", mandatory=False)
+
+
+def test_no_connection_is_opened_where_its_thread_would_crash_the_process(inside: Callable[[Any], Any]) -> None:
+    inside(OldModWsgi("host|/app"))
+    with pytest.raises(ConfigurationError, match="GLOBAL"):
+        MemoryTransport().publish("x", "q", mandatory=False)
 
 
 def test_start_warms(inside: Callable[[Any], Any], member: Member) -> None:

@@ -48,6 +48,7 @@ class Worker:
 
 _marked: Worker | None = None
 _members: dict[int, weakref.ref[Member]] = {}  # by id(), whatever the pid: a fork uses what its parent enlisted
+_preparations: list[Callable[[], object]] = []
 _stopping: dict[int, object] = {}  # by pid: a fork in the middle of a stop() must not silence the child's own
 _exit_pid = 0
 
@@ -74,6 +75,17 @@ def enlist(member: Member) -> None:
     key = id(member)
     _members[key] = weakref.ref(member, _forget(key))
     _stop_at_exit()
+
+
+def prepare_by(preparation: Callable[[], object]) -> None:
+    """Have `preparation` called before a member connects: what a server wants of whoever starts threads."""
+    _preparations.append(preparation)
+
+
+def prepare() -> None:
+    """A member is about to connect. Raises: `ConfigurationError` where its thread would crash the process."""
+    for preparation in _preparations:
+        preparation()
 
 
 def members() -> list[Member]:

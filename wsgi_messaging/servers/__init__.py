@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,18 @@ class Advice:
     server: str
     hooked: bool = False
     one_shot: bool = False
+
+
+def _prepare() -> None:
+    """mod_wsgi destroys a sub-interpreter under its threads unless it was asked for a word before; and the application
+    may have no middleware of ours that sees a request (oslo.messaging's driver, Django's own function)."""
+    if hasattr(sys.modules.get("mod_wsgi"), "process_group"):
+        from . import mod_wsgi
+
+        mod_wsgi.subscribe()
+
+
+worker.prepare_by(_prepare)
 
 
 def observe_first_request(environ: Mapping[str, Any]) -> Advice:

@@ -6,8 +6,8 @@ late; so we subscribe to mod_wsgi's shutdown event, let requests in flight finis
 kills the process about 3 s after the event: both together stay below 2.5 s. The event may come twice (Python
 3.13).
 
-The middleware subscribes at the first request. A WSGI script that wants to be connected before it calls
-`start()`.
+The first connection subscribes, or the middleware at the first request. A WSGI script that wants to be connected
+before it calls `start()`.
 
 Layer 5: imports runtime.worker, runtime.native.
 """
