@@ -11,6 +11,7 @@ from typing import Any
 
 import oslo_messaging
 from oslo_config import cfg
+from oslo_messaging._drivers import impl_rabbit
 
 URL = os.environ["URL"]
 GROUP = "oslo_messaging_rabbit"
@@ -69,8 +70,11 @@ def options() -> None:
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
+    if all(option.dest != "heartbeat_in_pthread" for option in impl_rabbit.rabbit_opts):
+        impl_rabbit.rabbit_opts.append(cfg.BoolOpt("heartbeat_in_pthread", default=False))  # oslo.messaging 18 has none
     opened = transport(
         rpc_conn_pool_size=7,
+        heartbeat_in_pthread=True,
         use_queue_manager=True,
         heartbeat_timeout_threshold=17,
         rabbit_qos_prefetch_count=5,

@@ -415,6 +415,7 @@ def test_options_without_effect_are_named_in_one_line_and_the_others_taken_over(
     lines = run(rabbitmq.url, "options").splitlines()
     assert len(lines) == 2
     assert "rpc_conn_pool_size" in lines[0]
+    assert "heartbeat_in_pthread" in lines[0]
     assert "use_queue_manager" in lines[0]
     assert lines[1] == "heartbeat=17 prefetch=5 durable=True ttl=60000 tls_ca=ca.pem verify=True"
 

@@ -38,6 +38,7 @@ IGNORED = {
     "kombu_reconnect_splay": "reconnects are jittered",
     "kombu_failover_strategy": "hosts are shuffled at start, then tried in turn",
     "heartbeat_rate": "beats are sent when they are due",
+    "heartbeat_in_pthread": "the thread is always a native one",
     "direct_mandatory_flag": "replies are always mandatory",
     "enable_cancel_on_failover": "for mirrored queues, which RabbitMQ 4 no longer has",
     "use_queue_manager": "reply and fanout queues are named by uuid",
