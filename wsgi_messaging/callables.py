@@ -9,7 +9,7 @@ Layer 1.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import ConfigurationError
@@ -39,3 +39,10 @@ def check_takes(what: str, function: Callable[..., Any], *arguments: str) -> Non
         raise ConfigurationError(
             f"{what}: {function!r:.80} takes {signature}, and is called with {', '.join(arguments)}: {exc}"
         ) from exc
+
+
+def listed(endpoints: Iterable[object]) -> list[object]:
+    """The endpoints. Raises: `ConfigurationError` for a single one where a list belongs."""
+    if not isinstance(endpoints, Iterable):
+        raise ConfigurationError(f"endpoints: {endpoints!r:.60} is not a list of endpoints; put it into one")
+    return list(endpoints)

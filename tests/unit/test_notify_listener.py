@@ -110,6 +110,12 @@ def test_only_the_priorities_that_have_a_method_are_listened_to(transport: Memor
         assert sorted(listener.status().queues) == ["notifications.error", "notifications.info"]
 
 
+def test_a_single_endpoint_is_no_list_of_them(transport: MemoryTransport) -> None:
+    single: Any = Endpoint("info")
+    with pytest.raises(ConfigurationError, match=r"endpoints: .* is not a list"):
+        NotificationListener(transport, ["notifications"], single)
+
+
 def test_a_method_that_nobody_would_execute_is_refused(transport: MemoryTransport) -> None:
     """What came to it was acknowledged, and lost."""
 

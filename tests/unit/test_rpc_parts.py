@@ -181,6 +181,12 @@ def test_what_the_dispatcher_raises() -> None:
     assert UnsupportedVersion.wire_module == NoSuchMethod.wire_module == "oslo_messaging.rpc.dispatcher"
 
 
+def test_a_single_endpoint_is_no_list_of_them() -> None:
+    single: Any = First()
+    with pytest.raises(ConfigurationError, match=r"endpoints: .* is not a list"):
+        RPCDispatcher(single)
+
+
 @pytest.mark.parametrize("serializer", [None, NoOpSerializer()])
 def test_a_method_that_nobody_would_execute_is_an_error(serializer: Serializer | None) -> None:
     """A coroutine is no result: the caller of a cast would never learn of it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ..callables import check_plain
+from ..callables import check_plain, listed
 from ..rpc.serializer import NoOpSerializer, Serializer
 from ..runtime.waiting import is_exit
 from .filter import NotificationFilter
@@ -82,15 +82,16 @@ class Tally:
 class Dispatcher:
     """Calls the methods of endpoints. Threads: any; endpoints are called from several at once.
 
-    Raises: `ConfigurationError` for a method that is a coroutine or a generator function.
+    Raises: `ConfigurationError` for what is no list, and a method that is a coroutine or a generator function.
     """
 
     def __init__(self, endpoints: Sequence[object], serializer: Serializer | None, tally: Tally) -> None:
         self._serializer = serializer or NoOpSerializer()
         self._tally = tally
         self._methods: dict[str, list[tuple[NotificationFilter | None, Callable[..., Any]]]] = {}
+        every = listed(endpoints)
         for priority in PRIORITIES:
-            for endpoint in endpoints:
+            for endpoint in every:
                 method = getattr(endpoint, priority, None)
                 if callable(method):
                     check_plain(f"endpoints, {priority}", method)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any, TypeVar
 
+from ..callables import listed
 from ..errors import ConfigurationError, MessagingError
 from ..oslo.envelope import Request
 from .access import DefaultRPCAccessPolicy, RPCAccessPolicy
@@ -90,7 +91,7 @@ class _PingEndpoint:
 class RPCDispatcher:
     """Finds the method that a request names, and calls it.
 
-    Raises: `ConfigurationError` for an endpoint whose `target` is none, or whose version is none.
+    Raises: `ConfigurationError` for what is no list, an endpoint whose `target` is none, or whose version is none.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class RPCDispatcher:
         if not callable(getattr(self._policy, "is_allowed", None)):
             raise ConfigurationError(f"access_policy: {policy!r} has no is_allowed()")
         self._serializer = serializer
-        every = [*endpoints, *([_PingEndpoint()] if ping else [])]
+        every = [*listed(endpoints), *([_PingEndpoint()] if ping else [])]
         targets = [_target_of(endpoint) for endpoint in every]
         self._endpoints = [
             (endpoint, tuple(target.accepted_namespaces), checked("version", target.version) or "1.0")
