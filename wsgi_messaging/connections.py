@@ -101,9 +101,7 @@ class Connections(Lifetime):
                 if len(self._routes) >= _ROUTES_KEPT:
                     self._routes.clear()
                 self._routes[key] = encoded
-        except (
-            UNENCODABLE
-        ) as exc:  # a dict, where the body and the routing key were exchanged, cannot even be looked up
+        except UNENCODABLE as exc:  # a body in the routing key's place may be what cannot even be looked up
             given: dict[str, object] = {"exchange": exchange, "routing_key": routing_key}
             for name, value in given.items():
                 if not isinstance(value, str):
