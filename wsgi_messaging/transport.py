@@ -264,10 +264,12 @@ class Transport:
         Blocks: up to `timeout`. Raises: `DeclarationRefused` (403, 404, 405, 406) with the broker's reason;
         `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`.
         """
+        return self._declare(entity, self._deadline(timeout))
+
+    def _declare(self, entity: object, deadline: float) -> str:
         from .connection import entities  # kombu's entities cost a third of the package's import time
 
         connections = self.connections()
-        deadline = self._deadline(timeout)
         role = CONSUME if entities.is_exclusive(entity) else None
 
         def carry_out(declaration: Declaration) -> Inbound:
@@ -298,7 +300,7 @@ class Transport:
         after a reconnect, and after the broker cancelled it; a queue that the broker named (`Queue("")`) and that is
         gone is replaced by another one with the same bindings. `prefetch` 0 means no limit.
 
-        Blocks: up to `timeout`, until the broker has accepted the consumer. Raises: `DeclarationRefused`,
+        Blocks: up to `timeout` in all, until the broker has accepted the consumer. Raises: `DeclarationRefused`,
         `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `ConfigurationError` for a callback that takes other
         arguments, or is `async def`.
         After fork: a consumer stays with the process that started it.
@@ -306,7 +308,8 @@ class Transport:
         prefetch = self.settings.prefetch if prefetch is None else prefetch
         check_consumer(callback, threads, prefetch, tries)
         connections = self.connections()
-        name = queue if isinstance(queue, str) else self.declare(queue, timeout=timeout)
+        deadline = self._deadline(timeout)
+        name = queue if isinstance(queue, str) else self._declare(queue, deadline)
         subscribed = Completion()
         mailbox: Mailbox[Delivered] = Mailbox()
         try:
@@ -325,7 +328,7 @@ class Transport:
         consumer = Consumer(
             subscription, mailbox, callback, threads, auto_ack=auto_ack, tries=tries, on_end=connections.discharge
         )
-        loop = connections.subscribe(subscription, subscribed, self._deadline(timeout))
+        loop = connections.subscribe(subscription, subscribed, deadline)
         connections.enlist(consumer)
         consumer.start(loop)
         return consumer

@@ -22,6 +22,7 @@ from wsgi_messaging.connection.hosts import Broker
 from wsgi_messaging.connection.link import Interrupted, LinkOptions, open_link
 from wsgi_messaging.connection.loop import Loop
 from wsgi_messaging.connection.state import State
+from wsgi_messaging.connections import Connections
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.devbroker.channels import Channel
 from wsgi_messaging.devbroker.sessions import Session
@@ -185,6 +186,28 @@ def test_a_declaration_that_hangs_is_given_up_in_time_for_the_next(
         assert transport.declare(Queue("next"), timeout=4.0) == "next"
         with pytest.raises(ConfirmTimeout):
             hangs.result(5.0)
+
+
+def test_a_queue_that_is_declared_and_consumed_has_one_deadline(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is slow with both answers had twice the time."""
+    deadlines: list[float] = []
+    request, subscribe = Connections.request, Connections.subscribe
+
+    def asked(self: Connections, declaration: Any, deadline: float, role: str | None = None) -> Any:
+        deadlines.append(deadline)
+        return request(self, declaration, deadline, role)
+
+    def subscribed(self: Connections, subscription: Any, completion: Any, deadline: float) -> Any:
+        deadlines.append(deadline)
+        return subscribe(self, subscription, completion, deadline)
+
+    monkeypatch.setattr(Connections, "request", asked)
+    monkeypatch.setattr(Connections, "subscribe", subscribed)
+    transport.consume(Queue("both", exclusive=True), print, timeout=5.0)
+    assert len(deadlines) == 2
+    assert len(set(deadlines)) == 1
 
 
 def test_the_end_of_the_time_to_close_and_of_the_socket_in_one(

@@ -148,8 +148,8 @@ class NotificationListener:
     def start(self) -> None:
         """Declare the queues and listen; again, or after `stop`, it does nothing.
 
-        Blocks: up to `timeout` for each queue. Raises: `DeclarationRefused`, `ConnectFailed`, `ConnectTimeout`,
-        `ConfirmTimeout`; nothing is listened to then.
+        Blocks: up to `timeout` to declare each queue, and again to consume it. Raises: `DeclarationRefused`,
+        `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; nothing is listened to then.
         """
         if self._is_started or self._is_stopping:
             return
