@@ -335,14 +335,16 @@ class Consumer:
         self._count(failed=1, rejected=int(is_last))
         fate = "rejected" if is_last else "it goes back to the queue"
         which = f"time {times} of {self._tries}" if times < _MANY else "delivered before, and without a message_id"
-        logger.exception("%r: the callback failed on %r (%s): %s", self, delivery, which, fate)
         if is_last:
             delivery.reject()
         else:
             delivery.requeue()
+        logger.exception(
+            "%r: the callback failed on %r (%s): %s", self, delivery, which, fate
+        )  # its handlers may raise
 
     def _refuse(self, delivered: Delivered, loop: Loop, cause: Exception) -> None:
         self._count(rejected=1)
-        logger.warning("%r: a message was rejected: %s", self, cause)
         method, flag = _refusal(delivered.inbound, requeue=False)
         loop.order(partial(loop.consumers.settle, delivered, method, flag))
+        logger.warning("%r: a message was rejected: %s", self, cause)

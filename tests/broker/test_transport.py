@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 import weakref
@@ -641,6 +642,40 @@ def test_a_message_on_which_the_callback_fails_is_rejected_the_third_time(
     wait_until(lambda: consumer.handled == 1, 5.0, "the next good one")
     assert tries == ["bad", "bad", "bad", "good"]
     assert (consumer.failed, consumer.rejected) == (3, 1)
+    _deleted(witness, work)
+
+
+@pytest.mark.parametrize("kind", ["the callback fails", "it cannot be decoded"])
+def test_a_handler_of_logging_that_raises_leaves_no_message_unsettled(
+    transport: Transport, witness: Any, unique: Name, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sends its records to a host that is away, say. Each such message took a place of the prefetch."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no log server")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
+    monkeypatch.setattr(consumer_module.logger, "handlers", [Raising()])
+    work, dead = dead_lettering(witness, unique)
+    received: list[bytes] = []
+
+    def take(delivery: Delivery) -> None:
+        if delivery.body == b"bad":
+            raise LookupError("no")
+        received.append(delivery.body)
+
+    consumer = transport.consume(work, take, prefetch=1)
+    if kind == "the callback fails":
+        transport.publish("bad", work)
+    else:
+        arguments = frames.encoded_route("", work, True)
+        raw = frames.message_frames(witness.channel_id, arguments, b"\x04\x00" + b"\x01\xff", b"bad", 131072)
+        witness.connection.transport.write(raw)
+    wait_until(lambda: _ready(witness, dead) == 1, 5.0, "the dead letter")
+    transport.publish("good", work)
+    wait_until(lambda: received == [b"good"], 5.0, "the next good message")
+    assert consumer.rejected == 1
     _deleted(witness, work)
 
 
