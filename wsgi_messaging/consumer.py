@@ -169,6 +169,12 @@ class _Failures:
             times = self._times[message_id] = self._times.get(message_id, 0) + 1
         return max(by_queue, times)
 
+    def forget(self, delivery: Delivery) -> None:
+        """It is handled, or given up: what comes with its id from now on, a replay of it for one, begins anew."""
+        if delivery.message_id in self._times:
+            with self._lock:  # Critical section: as above.
+                self._times.pop(delivery.message_id, None)
+
 
 class Consumer:
     """A running consumer of one queue. `cancel` ends it; closing the transport does, too.
@@ -317,6 +323,8 @@ class Consumer:
                 raise
         else:
             self._count(handled=1)
+            if delivery.redelivered:  # another message, with an id that is not its own alone, ends no count
+                self._failures.forget(delivery)
             if self._auto_ack:
                 delivery.ack()
         finally:
@@ -336,6 +344,7 @@ class Consumer:
         fate = "rejected" if is_last else "it goes back to the queue"
         which = f"time {times} of {self._tries}" if times < _MANY else "delivered before, and without a message_id"
         if is_last:
+            self._failures.forget(delivery)
             delivery.reject()
         else:
             delivery.requeue()

@@ -645,6 +645,25 @@ def test_a_message_on_which_the_callback_fails_is_rejected_the_third_time(
     _deleted(witness, work)
 
 
+def test_what_comes_with_the_id_of_one_that_was_handled_or_rejected_has_all_its_tries(
+    transport: Transport, witness: Any, unique: Name
+) -> None:
+    """A nightly job with an id of its own, the replay of a dead letter: it was rejected at the first failure."""
+    work, dead = dead_lettering(witness, unique)
+    outcomes = iter(["fails", "handled", "fails", "handled", "fails", "fails", "fails", "fails", "fails", "handled"])
+
+    def take(_delivery: Delivery) -> None:
+        if next(outcomes) == "fails":
+            raise LookupError("no")
+
+    consumer = transport.consume(work, take)
+    for handled, rejected in [(1, 0), (2, 0), (2, 1), (3, 1)]:
+        transport.publish("job", work, message_id="nightly")
+        wait_until(lambda h=handled, r=rejected: (consumer.handled, consumer.rejected) == (h, r), 5.0, "its end")
+    assert depth(witness, dead) == 1
+    _deleted(witness, work)
+
+
 @pytest.mark.parametrize("kind", ["the callback fails", "it cannot be decoded"])
 def test_a_handler_of_logging_that_raises_leaves_no_message_unsettled(
     transport: Transport, witness: Any, unique: Name, kind: str, monkeypatch: pytest.MonkeyPatch
