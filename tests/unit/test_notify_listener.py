@@ -568,6 +568,31 @@ def test_a_start_that_failed_can_be_made_again(batch: Any, error: BaseException)
         failing.close()
 
 
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 1}])
+def test_what_is_stopped_while_it_starts_listens_to_nothing(batch: Any) -> None:
+    """A signal's handler stops it while the main thread starts it: it went on listening, and nothing could end it."""
+
+    class Stopping(MemoryTransport):
+        def consume(self, queue: Any, *arguments: Any, **options: Any) -> Any:
+            if queue == "notifications.info":
+                listener.stop(0.0)
+                assert listener.wait(5.0)
+            return super().consume(queue, *arguments, **options)
+
+    others = threading.active_count()
+    transport = Stopping()
+    endpoint = Batch() if batch else Endpoint("error", "info")
+    try:
+        listener = batching(transport, endpoint, **batch)
+        listener.start()
+        Notifier(transport, "p").info({}, "e", 1)
+        assert len(transport.waiting("notifications.info")) == 1
+        wait_until(lambda: threading.active_count() <= others, 5.0, "the end of the threads")
+        assert listener.status().received == 0
+    finally:
+        transport.close()
+
+
 def test_an_endpoint_may_stop_its_listener(transport: MemoryTransport) -> None:
     class Stopping:
         def info(self, *_arguments: Any) -> None:

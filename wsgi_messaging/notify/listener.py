@@ -151,31 +151,28 @@ class NotificationListener:
         Blocks: up to `timeout` to declare each queue, and again to consume it. Raises: `DeclarationRefused`,
         `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; nothing is listened to then.
         """
-        if self._is_started or self._is_stopping:
-            return
+        if not (self._is_started or self._is_stopping):
+            self._start()
+
+    def _start(self) -> None:
         self._is_started = True
         self._pid = native.getpid()
         callback = self._on_delivery if self._make_batches is None else self._on_batched
-        transport = untold(self.transport)
+        options: dict[str, Any] = {"threads": self._threads, "auto_ack": False, "timeout": self._timeout}
         try:
             if self._make_batches is not None:
                 self._batches = self._make_batches()
                 self._batches.start()
             for queue in self._declared():
-                self._consumers.append(
-                    transport.consume(
-                        queue,
-                        callback,
-                        self._prefetch,
-                        threads=self._threads,
-                        auto_ack=False,
-                        timeout=self._timeout,
-                    )
-                )
+                consumer = untold(self.transport).consume(queue, callback, self._prefetch, **options)
+                self._consumers.append(consumer)
         except BaseException:  # a gevent.Timeout around the call, no thread to be had: it may be called again
             self._take_back()
             raise
-        worker.enlist(self)
+        if self._is_stopping:  # meanwhile: `stop` saw only what was there by then
+            self._take_back()
+        else:
+            worker.enlist(self)
 
     def _take_back(self) -> None:
         """Undo a start that failed."""
