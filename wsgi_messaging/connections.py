@@ -13,13 +13,13 @@ from functools import partial
 from operator import attrgetter
 
 from .connection import frames
-from .connection.consuming import Subscription
 from .connection.control import Request
 from .connection.frames import Inbound
 from .connection.loop import Loop
 from .connection.pending import Outgoing
 from .connection.publishing import MAIN, PLAIN
 from .connection.state import State
+from .connection.subscription import Subscription
 from .connection.topology import Declaration
 from .errors import (
     BrokerBlocked,

@@ -19,9 +19,9 @@ from typing import Any
 
 from .callables import check_plain, check_takes
 from .connection import codec, frames
-from .connection.consuming import Delivered, Subscription
 from .connection.frames import Inbound
 from .connection.loop import Loop
+from .connection.subscription import Delivered, Subscription
 from .errors import ConfigurationError, InvalidMessage, Unavailable
 from .runtime import native
 from .runtime.mailbox import Mailbox

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .confirms import Confirm, settle
-from .connection.consuming import Delivered, Subscription
 from .connection.frames import Inbound
 from .connection.pending import Outgoing
 from .connection.status import ConnectionStatus
+from .connection.subscription import Delivered, Subscription
 from .connection.topology import Declaration
 from .connections import Connections
 from .consumer import Callback, Consumer, check_consumer

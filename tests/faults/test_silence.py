@@ -16,7 +16,7 @@ from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import ConnectionLost, MessagingError, Transport
-from wsgi_messaging.connection import consuming, patience
+from wsgi_messaging.connection import patience, subscription
 from wsgi_messaging.rpc.replies import replies_of
 
 SOON = 1.0
@@ -80,7 +80,7 @@ def test_a_reply_queue_that_hangs_is_replaced(
     rabbitmq: RabbitMQ, proxy: FaultProxy, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker lives, and who consumes that queue waits for ever: the next call has another one."""
-    monkeypatch.setattr(consuming, "ACCEPTED_WITHIN", SOON)
+    monkeypatch.setattr(subscription, "ACCEPTED_WITHIN", SOON)
     with (
         Transport(rabbitmq.url) as served,
         Transport(proxy.url()) as calling,

@@ -11,16 +11,14 @@ from wsgi_messaging.connection import codec, frames, topology
 from wsgi_messaging.connection.channels import Channels
 from wsgi_messaging.connection.consuming import (
     ACCEPTED_AT_MOST,
-    ACCEPTED_WITHIN,
     ACK_AT_MOST,
     ACK_WITHIN,
     LAST_CALL,
     RETRY_AFTER,
     Consumers,
-    Delivered,
-    Subscription,
 )
 from wsgi_messaging.connection.frames import Inbound
+from wsgi_messaging.connection.subscription import ACCEPTED_WITHIN, Delivered, Subscription
 from wsgi_messaging.connection.topology import Topology
 from wsgi_messaging.errors import Closed, ConnectFailed, DeclarationRefused
 from wsgi_messaging.runtime.mailbox import Mailbox

@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Transport
-from wsgi_messaging.connection.consuming import Delivered
+from wsgi_messaging.connection.subscription import Delivered
 from wsgi_messaging.connection.topology import Declaration, bind_queue
 from wsgi_messaging.errors import ConfigurationError, DeclarationRefused, Unavailable
 from wsgi_messaging.oslo.envelope import Request

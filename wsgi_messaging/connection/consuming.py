@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from ..errors import DeclarationRefused, MessagingError
 from . import codec, frames, topology
 from .channels import Channels, close_reason
 from .frames import Inbound
+from .subscription import Delivered, Subscription
 from .topology import Topology, with_queue
 
 _NEVER = float("inf")
@@ -27,90 +27,10 @@ ACK_WITHIN = 0.05
 """Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
 ACK_AT_MOST = 100
 """How many it gathers."""
-ACCEPTED_WITHIN = 15.0
-"""Seconds that the broker has for a consumer of a queue that can be replaced: the queue's node may hang. Doubled with
-each replacement, up to `ACCEPTED_AT_MOST`: the broker may be slow, with many workers that have come back at once."""
 ACCEPTED_AT_MOST = 240.0
+"""The most seconds that `ACCEPTED_WITHIN` is doubled to."""
 LAST_CALL = 1.0
 """Seconds more, with the thread awake: the answer may lie in the socket of a process that was stopped."""
-
-
-class Delivered(NamedTuple):
-    """One message for a subscription, as it came."""
-
-    subscription: Subscription
-    generation: int
-    inbound: Inbound
-
-
-class Sink(Protocol):
-    """Where deliveries go, on the connection's thread: a mailbox, most of the time."""
-
-    def put(self, item: Delivered) -> None: ...
-
-    def clear(self) -> None:
-        """The connection is gone: what was delivered and not settled will come again."""
-
-
-def _always() -> bool:
-    """Deliveries come when they like."""
-    return True
-
-
-class Subscription:
-    """One consumer of one queue. The application makes it; the connection's thread changes it."""
-
-    channel = 0
-    generation = 0
-    is_active = False
-    is_cancelled = False
-    was_active = False
-    maybe_sent = False
-    retry_at = 0.0
-    is_replaced = False
-    """True from a replacement until it was accepted."""
-    is_overdue = False
-    """True when the broker has not answered for it in time, and has its last call."""
-    due_at = _NEVER
-    """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
-    unacknowledged: Delivered | None = None
-    """The last one of those that are to be acknowledged at `due_at`."""
-    unacknowledged_count = 0
-    warn_after = _NEVER
-    """Seconds after which a callback that still runs is warned about."""
-    error: MessagingError | None = None
-
-    def __init__(
-        self,
-        queue: str,
-        *,
-        tag: str,
-        prefetch: int,
-        mailbox: Sink,
-        notify: Callable[[], None],
-        declares: bool = False,
-        is_awaited: Callable[[], bool] | None = None,
-        no_ack: bool = False,
-        exclusive: bool = False,
-        arguments: dict[str, Any] | None = None,
-        on_replaced: Callable[[str, str], None] | None = None,
-    ) -> None:
-        """With `on_replaced` the queue, PREFIX_ID, is the consumer's own alone: when it cannot be had any more, because
-        its node is down or hangs, another one takes its place, and this is told both names."""
-        self.queue = queue
-        self.tag = tag
-        self.mailbox = mailbox
-        self.notify = notify
-        self.on_replaced = on_replaced
-        self.is_awaited = is_awaited or _always
-        """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
-        self.qos = codec.arguments("lBb", 0, prefetch, False)
-        self.consume = codec.arguments("BssbbbbF", 0, queue, tag, False, no_ack, exclusive, False, arguments or {})
-        self.is_missing = declares
-        """True when the queue is to be declared, from the topology, in one write with the consumer."""
-        self.begun_at: dict[object, float] = {}
-        """When the callbacks began that run now."""
-        self.accepted_within = ACCEPTED_WITHIN
 
 
 class Consumers:
@@ -186,14 +106,10 @@ class Consumers:
 
     def _acknowledge(self, subscription: Subscription, now: float) -> bytes:
         delivered = subscription.unacknowledged
-        self._forget_unacknowledged(subscription)
+        subscription.forget_unacknowledged()
         if delivered is None:
             return b""
         return self.settle(delivered, frames.BASIC_ACK, True, now)
-
-    def _forget_unacknowledged(self, subscription: Subscription) -> None:
-        subscription.unacknowledged, subscription.unacknowledged_count = None, 0
-        subscription.due_at = _NEVER
 
     def _look_at_callbacks(self, subscription: Subscription, now: float) -> None:
         begun_at = min(list(subscription.begun_at.values()), default=now)
@@ -248,12 +164,7 @@ class Consumers:
             case topology.QUEUE_DECLARE_OK:
                 self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
-                subscription.is_active = subscription.was_active = True
-                subscription.is_missing = subscription.is_replaced = False
-                subscription.retry_at = 0.0
-                subscription.due_at = _NEVER
-                subscription.accepted_within = ACCEPTED_WITHIN
-                subscription.notify()
+                subscription.accepted()
             case frames.BASIC_CANCEL:
                 return self._on_cancelled(subscription, now)
             case frames.CHANNEL_CLOSE:
@@ -344,9 +255,7 @@ class Consumers:
 
     def _detach(self, subscription: Subscription) -> None:
         self._subscriptions.pop(subscription.channel, None)
-        subscription.channel = subscription.generation = 0
-        subscription.is_active = False
-        self._forget_unacknowledged(subscription)
+        subscription.ended()
 
     def settle(self, delivered: Delivered, method: int, flag: bool, _now: float) -> bytes:
         """Acknowledge (`flag`: and those before it) or reject (and requeue), if it is still ours to settle."""

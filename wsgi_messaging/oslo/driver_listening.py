@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from oslo_messaging._drivers import base
 
-from ..connection.consuming import Delivered
+from ..connection.subscription import Delivered
 from ..errors import DeclarationRefused, Expired, MessagingError, Unavailable
 from ..oslo.envelope import MalformedMessage, Request
 from ..rpc import wire

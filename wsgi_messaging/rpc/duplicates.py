@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from ..connection.consuming import Delivered
+from ..connection.subscription import Delivered
 from ..runtime import native
 from . import wire
 

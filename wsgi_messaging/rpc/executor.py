@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..connection.consuming import Delivered
+from ..connection.subscription import Delivered
 from ..errors import ConfigurationError, Unavailable
 from ..runtime import native
 from ..runtime.mailbox import Mailbox

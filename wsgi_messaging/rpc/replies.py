@@ -18,9 +18,9 @@ from contextlib import suppress
 from copy import copy
 from uuid import uuid4
 
-from ..connection.consuming import Delivered
 from ..connection.frames import Inbound
 from ..connection.pending import Outgoing
+from ..connection.subscription import Delivered
 from ..connection.topology import declare_queue
 from ..connections import Connections
 from ..errors import Closed, ConnectTimeout, MessagingError, ReplyLost, Unroutable

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..connection.consuming import Delivered
+from ..connection.subscription import Delivered
 from ..connections import Connections
 from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError, Unavailable
 from ..oslo import envelope

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ..connection import codec, frames, topology
-from ..connection.consuming import Delivered, Sink, Subscription
 from ..connection.loop import Loop
 from ..connection.pending import Outgoing
 from ..connection.state import State
+from ..connection.subscription import Delivered, Sink, Subscription
 from ..connection.topology import Declaration
 from ..connections import Connections
 from ..errors import MessagingError

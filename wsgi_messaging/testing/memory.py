@@ -16,12 +16,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from ..connection import codec, frames, topology
-from ..connection.consuming import Delivered, Subscription
 from ..connection.control import Request
 from ..connection.frames import Inbound
 from ..connection.loop import Loop
 from ..connection.pending import Outgoing
 from ..connection.state import State
+from ..connection.subscription import Delivered, Subscription
 from ..connection.topology import Declaration
 from ..connections import Connections
 from ..devbroker.messages import Message
