@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+from kombu import Queue
 
 from tests.broker.semantics_client import Address, Client
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import wait_until
-from wsgi_messaging import Delivery, Settings, Transport
+from wsgi_messaging import DeclarationRefused, Delivery, Settings, Transport
 from wsgi_messaging.connection import frames
 from wsgi_messaging.consumer import Consumer
 
@@ -106,3 +107,15 @@ def test_the_same_header_of_a_publisher_makes_no_stream_of_a_queue(transport: Tr
     consumer = transport.consume(queue, take)
     wait_until(lambda: consumer.handled == 1, 5.0, "the second try")
     assert tries == [False, True]
+
+
+def test_an_offset_that_the_broker_does_not_know_is_the_callers_error(
+    transport: Transport, stream: str, rabbitmq: RabbitMQ, unique: Callable[[str], str]
+) -> None:
+    """RabbitMQ closes the connection on it, with 541: on each attempt, and with all other consumers on it."""
+    other = transport.consume(Queue(unique("other"), exclusive=True), print)
+    with pytest.raises(DeclarationRefused, match="closed the connection: 541") as caught:
+        transport.consume(stream, print, arguments={"x-stream-offset": "nonsense"})
+    assert caught.value.reply_code == 541
+    wait_until(lambda: other.is_active, 5.0, "the other consumer")
+    assert sum(each.reconnects for each in transport.status().connections) == 2

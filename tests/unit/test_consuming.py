@@ -8,13 +8,14 @@ import pytest
 
 from tests.unit.wire import closed, inbound, methods, split
 from wsgi_messaging.connection import codec, frames, topology
-from wsgi_messaging.connection.channels import Channels
+from wsgi_messaging.connection.channels import Channels, Refused
 from wsgi_messaging.connection.consuming import (
     ACCEPTED_AT_MOST,
     ACK_AT_MOST,
     ACK_WITHIN,
     LAST_CALL,
     RETRY_AFTER,
+    TURN_AFTER,
     Consumers,
 )
 from wsgi_messaging.connection.frames import Inbound
@@ -524,6 +525,44 @@ def test_refuse_new_tells_only_those_who_wait(desk: Desk) -> None:
     assert old.error is None
     assert desk.notified == ["old", "new"]
     assert len(desk.consumers) == 1
+
+
+def refused(desk: Desk) -> None:
+    desk.channels.lost()
+    desk.consumers.lost(Refused(541, "INTERNAL_ERROR"))
+
+
+def test_what_ends_the_connection_twice_is_refused_and_the_others_come_back(desk: Desk) -> None:
+    """An x-stream-offset that RabbitMQ does not know: the connection was closed again and again, up to the timeout."""
+    active, bad, good = desk.active("active"), desk.add("bad"), desk.add("good")
+    desk.advance()
+    desk.notified.clear()
+    refused(desk)
+    assert not desk.notified, "it may have been either of them, or something else"
+    written = desk.advance()
+    assert [bad.channel, good.channel] == [4, 0], "one at a time"
+    assert written == [(channel, name) for channel in (3, 4) for name in OPENING]
+    assert desk.consumers.due_at() == NOW + TURN_AFTER
+    refused(desk)
+    assert desk.notified == ["bad"]
+    assert isinstance(bad.error, DeclarationRefused)
+    assert bad.error.reply_code == 541
+    desk.advance(NOW + TURN_AFTER)
+    desk.accept(active), desk.accept(good)
+    assert len(desk.consumers) == 2
+
+
+def test_suspects_that_are_accepted_come_back_one_after_the_other(desk: Desk) -> None:
+    one, two = desk.add("one"), desk.add("two")
+    desk.advance()
+    refused(desk)
+    desk.advance()
+    desk.accept(one)
+    desk.advance(NOW + TURN_AFTER)
+    desk.accept(two)
+    refused(desk)
+    desk.advance(NOW + TURN_AFTER)
+    assert one.channel and two.channel, "they were active: it is not their fault"
 
 
 def test_give_up_ends_all(desk: Desk) -> None:

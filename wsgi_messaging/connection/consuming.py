@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from ..errors import DeclarationRefused, MessagingError
 from . import codec, frames, topology
-from .channels import Channels, close_reason
+from .channels import Channels, Refused, close_reason
 from .frames import Inbound
 from .subscription import Delivered, Subscription
 from .topology import Topology, with_queue
@@ -23,6 +23,8 @@ from .topology import Topology, with_queue
 _NEVER = float("inf")
 RETRY_AFTER = 1.0
 """Seconds until a queue that is missing or refused is tried again."""
+TURN_AFTER = 0.05
+"""Seconds until a consumer is tried again that may have ended the connection, while another such one is tried."""
 ACK_WITHIN = 0.05
 """Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
 ACK_AT_MOST = 100
@@ -85,11 +87,20 @@ class Consumers:
                 written += self._leave(subscription, now)
             else:
                 subscription.is_overdue, subscription.due_at = True, now + LAST_CALL
+        return written + b"".join(self._subscribe(subscription, now) for subscription in self._take_due(now))
+
+    def _take_due(self, now: float) -> list[Subscription]:
+        """Those whose turn has come; of those that may have ended a connection one at a time."""
         due = [waiting for waiting in self._waiting if waiting.retry_at <= now]
         if not due:
-            return written
-        self._waiting = [waiting for waiting in self._waiting if waiting.retry_at > now]
-        return written + b"".join(self._subscribe(subscription, now) for subscription in due)
+            return due
+        suspects = [each for each in [*self._subscriptions.values(), *due] if each.is_suspect]
+        for subscription in suspects[1:]:
+            if subscription in due:
+                due.remove(subscription)
+                subscription.retry_at = now + TURN_AFTER
+        self._waiting = [waiting for waiting in self._waiting if waiting not in due]
+        return due
 
     def acknowledge_soon(self, delivered: Delivered, now: float) -> None:
         """Acknowledge this delivery and those before it in a moment, with what comes until then.
@@ -149,8 +160,7 @@ class Consumers:
             self._waiting.append(subscription)
             return
         allowed = f"the broker allows {self._channels.most} channels (channel_max), and each consumer has one"
-        subscription.error = DeclarationRefused(f"consumer of queue {subscription.queue!r}: {allowed}", reply_code=530)
-        subscription.notify()
+        self._refuse(subscription, allowed, 530)
 
     def on_method(self, inbound: Inbound, now: float) -> bytes:
         """React to a method on one of the subscriptions' channels."""
@@ -214,10 +224,7 @@ class Consumers:
         elif subscription.was_active:
             self._try_again(subscription, now, f"ended: {code} {text}")
         else:
-            subscription.error = DeclarationRefused(
-                f"consumer of queue {subscription.queue!r}: {code} {text}", reply_code=code
-            )
-            subscription.notify()
+            self._refuse(subscription, f"{code} {text}", code)
         return self.advance(now)
 
     def _try_again(self, subscription: Subscription, now: float, cause: str) -> None:
@@ -281,14 +288,26 @@ class Consumers:
         self._detach(subscription)
         return self._channels.close(channel) if channel else b""
 
-    def lost(self) -> None:
-        """The connection is gone: subscribe again on the next one."""
+    def lost(self, fault: Exception | None = None) -> None:
+        """The connection is gone: subscribe again on the next one, but for what was the one new consumer each time.
+
+        RabbitMQ answers some of them by closing the connection: an `x-stream-offset` that it does not know, for one.
+        """
+        new = [each for each in self._subscriptions.values() if not (each.was_active or each.is_cancelled)]
         for subscription in list(self._subscriptions.values()):
             self._detach(subscription)
             subscription.mailbox.clear()
-            if not subscription.is_cancelled:
+            if isinstance(fault, Refused) and new == [subscription] and subscription.is_suspect:
+                self._refuse(subscription, f"{fault}", fault.code)
+            elif not subscription.is_cancelled:
+                subscription.is_suspect = isinstance(fault, Refused) and subscription in new
                 subscription.retry_at = 0.0
                 self._waiting.append(subscription)
+
+    def _refuse(self, subscription: Subscription, cause: str, code: int) -> None:
+        """It was never active: its caller is waiting."""
+        subscription.error = DeclarationRefused(f"consumer of queue {subscription.queue!r}: {cause}", reply_code=code)
+        subscription.notify()
 
     def refuse_new(self, error: MessagingError) -> None:
         """Fail the subscriptions that were never active; their callers are waiting."""

@@ -128,17 +128,20 @@ class Control:
             request.finish(inbound)
         return self.advance(now)
 
-    def lost(self, fault: Exception | None) -> None:
+    def lost(self, fault: Exception | None) -> bool:
         """The connection is gone: what was under way is asked again on the next one, unless it may be what ended it.
 
         RabbitMQ answers some declarations by closing the connection: a transient shared queue from 4.3 on, for one.
+        True when something was under way.
         """
+        is_under_way = self._current is not None
         if self._current is not None and isinstance(fault, Refused) and self._current.was_refused:
             self._current.finish(None, DeclarationRefused(f"{self._current.what}: {fault}", reply_code=fault.code))
         elif self._current is not None:
             self._current.was_refused = isinstance(fault, Refused)  # once it may have been a neighbour's message
             self._waiting.appendleft(self._current)
         self._current, self._channel = None, 0
+        return is_under_way
 
     def give_up(self, error: MessagingError) -> None:
         """Fail everything that waits."""

@@ -389,8 +389,8 @@ class Loop:
         self._step(Event.LOST)
         self.blocked = None
         self._channels.lost()
-        self.control.lost(fault)
-        self.consumers.lost()
+        is_request = self.control.lost(fault)
+        self.consumers.lost(None if is_request else fault)
         self._outlet.lost(self.publisher.lost(cause, fault is not None))
         if not was_closing and link is not None:
             self.reconnects += 1
