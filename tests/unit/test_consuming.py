@@ -434,6 +434,31 @@ def test_ours_that_cannot_be_made_again_is_an_error_once(desk: Desk) -> None:
     assert len(desk.consumers) == 0
 
 
+def test_a_queue_whose_exchange_is_missing_is_not_consumed_unbound(desk: Desk) -> None:
+    """The exchange is somebody else's, and comes back later than the queue can: nothing would ever have come."""
+    desk.declare("q")
+    subscription = desk.active()
+    desk.answer(cancelled(subscription))
+    now = NOW
+    desk.answer(closed(subscription.channel, 404, "NOT_FOUND - no queue 'q'"), now)
+    for _ in range(3):
+        desk.answer(closed(subscription.channel, 404, "NOT_FOUND - no exchange 'exchange'"), now)
+        now += RETRY_AFTER
+        assert [name for _channel, name in desk.advance(now)] == MAKING
+    desk.accept(subscription)
+
+
+def test_one_that_the_broker_named_and_that_cannot_be_bound_is_not_left_behind(desk: Desk) -> None:
+    [subscription] = with_name(desk, "a")
+    desk.answer(closed(subscription.channel, 404))
+    desk.answer(inbound(subscription.channel, topology.QUEUE_DECLARE_OK, "sll", "amq.gen-2", 0, 0))
+    desk.answer(closed(subscription.channel, 404, "NOT_FOUND - no exchange 'exchange'"))
+    written = desk.consumers.advance(NOW + RETRY_AFTER)
+    assert [name for _channel, name in methods(written)] == ["channel.open", "queue.delete", *MAKING[1:]]
+    assert queue_of(split(written)[1].payload[4:]) == "amq.gen-2"
+    desk.accept(subscription)
+
+
 def test_cancelled_by_the_broker_it_subscribes_again_at_once(desk: Desk) -> None:
     desk.declare("q")
     subscription = desk.active()

@@ -22,6 +22,7 @@ NAMES = {
     frames.BASIC_REJECT: "basic.reject",
     frames.method_id(50, 10): "queue.declare",
     frames.method_id(50, 20): "queue.bind",
+    frames.method_id(50, 40): "queue.delete",
     frames.method_id(40, 10): "exchange.declare",
 }
 

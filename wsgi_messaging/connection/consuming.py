@@ -147,6 +147,8 @@ class Consumers:
         consume = subscription.consume
         if subscription.is_missing:
             makes_queue, name = self._topology.once_more(subscription.queue)
+            if subscription.is_unbound and not name:  # the one that was made will not be used: another is made now
+                methods.append(topology.deletion(subscription.queue))
             methods += makes_queue
             consume = with_queue(consume, name)
         methods.append((frames.BASIC_QOS, subscription.qos))
@@ -222,6 +224,8 @@ class Consumers:
         elif subscription.on_replaced is not None and code == 404:
             self._replace(subscription, subscription.on_replaced, now, f"{code} {text}")
         elif subscription.was_active:
+            # It could be consumed now, and nothing would come.
+            subscription.is_unbound = code == 404 and subscription.is_missing
             self._try_again(subscription, now, f"ended: {code} {text}")
         else:
             self._refuse(subscription, f"{code} {text}", code)
@@ -232,7 +236,7 @@ class Consumers:
         is_first = not subscription.retry_at
         if is_first:
             self._warn(f"the consumer of queue {subscription.queue!r} was {cause}; it will be tried again")
-        subscription.is_missing = False
+        subscription.is_missing = subscription.is_unbound
         subscription.retry_at = now if is_first else now + RETRY_AFTER
         self._waiting.append(subscription)
 

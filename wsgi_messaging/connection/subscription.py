@@ -50,6 +50,8 @@ class Subscription:
     was_active = False
     maybe_sent = False
     retry_at = 0.0
+    is_unbound = False
+    """True when its queue was made once more, and something that it is bound to is missing."""
     is_suspect = False
     """True when it was new and not accepted yet as the broker closed the connection for something that was sent."""
     is_replaced = False
@@ -100,7 +102,7 @@ class Subscription:
     def accepted(self) -> None:
         """The broker delivers from now on."""
         self.is_active = self.was_active = True
-        self.is_missing = self.is_replaced = self.is_suspect = False
+        self.is_missing = self.is_unbound = self.is_replaced = self.is_suspect = False
         self.retry_at = 0.0
         self.due_at = _NEVER
         self.accepted_within = ACCEPTED_WITHIN

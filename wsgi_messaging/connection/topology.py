@@ -147,3 +147,8 @@ def bind_queue(queue: str, exchange: str, routing_key: str, arguments: dict[str,
     raw = codec.arguments("BsssbF", 0, queue, exchange, routing_key, False, arguments)
     what = f"binding of queue {queue!r} to exchange {exchange!r} by {routing_key!r}"
     return Declaration(QUEUE_BIND, raw, what, queue=queue, source=exchange)
+
+
+def deletion(queue: str) -> tuple[int, bytes]:
+    """The method that deletes a queue, whoever uses it and whatever is in it, without an answer."""
+    return QUEUE_DELETE, codec.arguments("Bsbbb", 0, queue, False, False, True)
