@@ -1055,6 +1055,25 @@ def test_publish_to_an_exchange_that_vanished_declares_it_again(
 # The whole.
 
 
+def test_a_queue_that_went_with_its_consumer_is_not_made_for_a_publisher(
+    transport: Transport, witness: Any, unique: Name
+) -> None:
+    """A queue for each request: one message that no queue took made them all once more, to be filled by the next."""
+    exchange = Exchange(unique("x"), "topic")
+    names = [unique("for-a-request") for _ in range(3)]
+    for name in names:
+        consumer = transport.consume(Queue(name, exchange, routing_key="answer", exclusive=True), print)
+        assert consumer.cancel()
+    with pytest.raises(Unroutable):
+        transport.publish("nobody waits", "answer", exchange.name)
+    for name in names:
+        with pytest.raises(amqp.NotFound):
+            witness.connection.channel().queue_declare(name, passive=True)
+    resumed = transport.consume(names[0], print)
+    transport.publish("once more", "answer", exchange.name)
+    wait_until(lambda: resumed.handled == 1, 5.0, "who consumes it again")
+
+
 def test_nothing_is_open_before_the_first_use(broker: Address) -> None:
     before = threading.active_count()
     transport = Transport(broker.url, name="unused")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from wsgi_messaging.connection import topology as made_of
 from wsgi_messaging.connection.topology import (
+    RESTING_KEPT,
     Declaration,
     Topology,
     bind_queue,
@@ -119,6 +120,33 @@ def test_a_publisher_does_not_make_it_once_more() -> None:
     recorded = topology(X, A, NAMED, A_TO_X, NAMED_TO_X)
     assert recorded.of_route("", "amq.gen-1") == [X]
     assert recorded.of_route("x", "k") == [X, A, A_TO_X, NAMED_TO_X]
+
+
+def fleeting(name: str) -> Declaration:
+    return declare_queue(name, passive=False, durable=False, exclusive=True, auto_delete=True, arguments={})
+
+
+def test_what_went_with_its_consumer_is_not_made_for_a_publisher() -> None:
+    recorded = topology(X, fleeting("f"), bind_queue("f", "x", "k", {}), A, A_TO_X)
+    recorded.rest("f")
+    recorded.rest("a")
+    assert recorded.of_route("x", "k") == [X, A, A_TO_X]
+    assert recorded.of_route("", "f") == []
+    assert recorded.once_more("f")[0], "but for who consumes it again"
+    recorded.record(fleeting("f"))
+    assert recorded.of_route("", "f") == [X, fleeting("f"), bind_queue("f", "x", "k", {})]
+
+
+def test_of_many_that_went_with_their_consumers_the_last_are_remembered() -> None:
+    recorded = topology(X)
+    for number in range(RESTING_KEPT + 5):
+        recorded.record(fleeting(f"f{number}"))
+        recorded.record(bind_queue(f"f{number}", "x", "k", {}))
+        recorded.rest(f"f{number}")
+        if number == 0:
+            recorded.wake("f0")
+    assert recorded.of_queue("f0"), "it is in use again"
+    assert [number for number in range(1, RESTING_KEPT + 5) if not recorded.of_queue(f"f{number}")] == [1, 2, 3, 4]
 
 
 def test_another_queues_arguments() -> None:

@@ -177,6 +177,7 @@ class Consumers:
                 self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
                 subscription.accepted()
+                self._topology.wake(subscription.queue)
             case frames.BASIC_CANCEL:
                 return self._on_cancelled(subscription, now)
             case frames.CHANNEL_CLOSE:
@@ -281,6 +282,8 @@ class Consumers:
         subscription.is_cancelled = True
         if subscription in self._waiting:
             self._waiting.remove(subscription)
+        if subscription.was_active and all(each.is_cancelled for each in self._of_queue(subscription.queue)):
+            self._topology.rest(subscription.queue)
         if not subscription.channel:
             return b""
         arguments = codec.arguments("sb", subscription.tag, False)

@@ -42,6 +42,12 @@ class Declaration:
     """The exchange that it binds from."""
     is_named_by_broker: bool = False
     """The broker chose the queue's name."""
+    goes_with_consumer: bool = False
+    """The queue is this connection's own, and deleted when nobody consumes it any more."""
+
+
+RESTING_KEPT = 100
+"""How many queues that went with their consumers are remembered, for who consumes one of them again."""
 
 
 class Topology:
@@ -49,10 +55,27 @@ class Topology:
 
     def __init__(self) -> None:
         self._made: dict[Declaration, None] = {}
+        self._resting: dict[str, None] = {}
 
     def record(self, declaration: Declaration) -> None:
         """Remember a declaration that the broker has accepted."""
         self._made.setdefault(declaration)
+        self.wake(declaration.queue)
+
+    def rest(self, queue: str) -> None:
+        """Nobody consumes a queue any more: one that went with its consumer is not to be made for a publisher.
+
+        The last ones are remembered, the others forgotten: a process may have one for each of its requests.
+        """
+        if any(made.goes_with_consumer and made.queue == queue for made in list(self._made)):
+            self._resting[queue] = None
+            for oldest in list(self._resting)[:-RESTING_KEPT]:
+                self.wake(oldest)
+                self.forget(queue=oldest)
+
+    def wake(self, queue: str) -> None:
+        """It is there again."""
+        self._resting.pop(queue, None)
 
     def forget(self, *, queue: str = "", exchange: str = "") -> None:
         """Drop what concerns a queue or an exchange that was deleted on purpose."""
@@ -91,7 +114,7 @@ class Topology:
         """
         known = list(self._made)
         queues = {made.queue for made in known if made.source == exchange} if exchange else {routing_key}
-        found = {made for queue in queues for made in self.of_queue(queue)}
+        found = {made for queue in queues.difference(list(self._resting)) for made in self.of_queue(queue)}
         return [
             made
             for made in known
@@ -140,7 +163,8 @@ def declare_queue(
     arguments: dict[str, object],
 ) -> Declaration:
     raw = codec.arguments("BsbbbbbF", 0, name, passive, durable, exclusive, auto_delete, False, arguments)
-    return Declaration(QUEUE_DECLARE, raw, f"queue {name!r}", queue=name)
+    is_fleeting = exclusive and auto_delete
+    return Declaration(QUEUE_DECLARE, raw, f"queue {name!r}", queue=name, goes_with_consumer=is_fleeting)
 
 
 def bind_queue(queue: str, exchange: str, routing_key: str, arguments: dict[str, object]) -> Declaration:
