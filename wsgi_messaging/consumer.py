@@ -21,6 +21,7 @@ from .callables import check_plain, check_takes
 from .connection import codec, frames
 from .connection.frames import Inbound
 from .connection.loop import Loop
+from .connection.position import MARK
 from .connection.subscription import Delivered, Subscription
 from .errors import ConfigurationError, InvalidMessage, Unavailable
 from .runtime import native
@@ -43,8 +44,6 @@ _ENDS_WITHIN = 0.5
 _FAILURES_KEPT = 10000
 """Messages on which the callback has failed that a consumer remembers."""
 _MANY = 1 << 30
-_OFFSET = b"\x0fx-stream-offsetl"
-"""The header that RabbitMQ adds to what it delivers from a stream, a 64-bit integer: its name and type as they come."""
 
 _working_for: ContextVar[Consumer | None] = ContextVar("wsgi_messaging_working_for", default=None)
 """The consumer whose thread, or greenlet, this is."""
@@ -63,7 +62,7 @@ def check_consumer(callback: object, threads: object, prefetch: object, tries: o
 
 def _is_of_stream(inbound: Inbound) -> bool:
     """Told from the bytes, because what is to be rejected may have headers that cannot be decoded."""
-    return _OFFSET in inbound.header
+    return MARK in inbound.header
 
 
 def _refusal(inbound: Inbound, *, requeue: bool) -> tuple[int, bool]:

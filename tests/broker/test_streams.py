@@ -9,6 +9,7 @@ import pytest
 from kombu import Queue
 
 from tests.broker.semantics_client import Address, Client
+from tests.harness.proxy import FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import wait_until
 from wsgi_messaging import DeclarationRefused, Delivery, Settings, Transport
@@ -107,6 +108,30 @@ def test_the_same_header_of_a_publisher_makes_no_stream_of_a_queue(transport: Tr
     consumer = transport.consume(queue, take)
     wait_until(lambda: consumer.handled == 1, 5.0, "the second try")
     assert tries == [False, True]
+
+
+@pytest.mark.parametrize("arguments", [FIRST, None], ids=["from the first", "from the next"])
+def test_a_consumer_goes_on_where_it_was_after_a_reconnect(
+    transport: Transport, rabbitmq: RabbitMQ, stream: str, arguments: dict[str, str] | None
+) -> None:
+    """From the first: all came again. From the next: what was published meanwhile never came."""
+    received: list[int] = []
+    with FaultProxy((rabbitmq.host, rabbitmq.amqp_port)) as between, Transport(between.url(), name="away") as away:
+        consumer = away.consume(stream, lambda delivery: received.append(delivery.json()), arguments=arguments)
+        for number in range(5):
+            transport.publish(number, stream)
+        wait_until(lambda: consumer.handled == 5, 5.0, "the first five")
+        between.refuse()
+        between.cut()
+        wait_until(lambda: not consumer.is_active, 5.0, "the loss")
+        for number in range(5, 8):
+            transport.publish(number, stream)
+        between.heal()
+        wait_until(lambda: consumer.is_active, 10.0, "the reconnect")
+        transport.publish(8, stream)
+        wait_until(lambda: 8 in received, 5.0, "the last one")
+        assert set(received) == set(range(9))
+        assert received.count(0) == 1
 
 
 def test_an_offset_that_the_broker_does_not_know_is_the_callers_error(

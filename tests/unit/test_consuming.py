@@ -19,6 +19,7 @@ from wsgi_messaging.connection.consuming import (
     Consumers,
 )
 from wsgi_messaging.connection.frames import Inbound
+from wsgi_messaging.connection.position import MARK
 from wsgi_messaging.connection.subscription import ACCEPTED_WITHIN, Delivered, Subscription
 from wsgi_messaging.connection.topology import Topology
 from wsgi_messaging.errors import Closed, ConnectFailed, DeclarationRefused
@@ -550,6 +551,62 @@ def test_refuse_new_tells_only_those_who_wait(desk: Desk) -> None:
     assert old.error is None
     assert desk.notified == ["old", "new"]
     assert len(desk.consumers) == 1
+
+
+def of_stream(channel: int, offset: int) -> Inbound:
+    """As RabbitMQ delivers from a stream."""
+    table = MARK + offset.to_bytes(8, "big")
+    return delivery(channel, offset + 1)._replace(header=b"\x20\x00" + len(table).to_bytes(4, "big") + table)
+
+
+def reconnected(desk: Desk) -> object:
+    """The offset that the one consumer is subscribed with over the next connection."""
+    desk.channels.lost(), desk.consumers.lost()
+    return offset_asked_for(desk.consumers.advance(NOW))
+
+
+def offset_asked_for(written: bytes) -> object:
+    consume = split(written)[-1].payload[4:]
+    return codec.read_arguments("BssbbbbF", consume)[-1].get("x-stream-offset")
+
+
+def test_a_streams_consumer_goes_on_where_it_was(desk: Desk) -> None:
+    """It began anew: at what came next, and what came meanwhile was lost on it; or at the first message of all."""
+    subscription = desk.active()
+    for offset in range(5, 9):
+        desk.answer(of_stream(3, offset))
+    delivered = [taken(subscription) for _ in range(4)]
+    for each in (delivered[0], delivered[2]):
+        desk.consumers.settle(each, frames.BASIC_ACK, False, NOW)
+    assert reconnected(desk) == 6, "the first that was not settled"
+    desk.accept(subscription)
+    desk.consumers.settle(delivered[1], frames.BASIC_ACK, False, NOW)
+    assert reconnected(desk) == 6, "it was for the connection that is gone"
+    desk.accept(subscription)
+    for offset in range(6, 9):
+        desk.answer(of_stream(3, offset))
+    desk.consumers.settle([taken(subscription) for _ in range(3)][-1], frames.BASIC_ACK, True, NOW)
+    assert reconnected(desk) == 9
+
+
+@pytest.mark.parametrize("code", [404, 406])
+def test_a_stream_that_is_gone_or_none_is_read_as_it_was_asked_for(desk: Desk, code: int) -> None:
+    """A queue whose messages have the header of a stream: RabbitMQ refuses the argument with 406."""
+    subscription = desk.active()
+    desk.answer(of_stream(3, 5))
+    assert reconnected(desk) == 5
+    written = desk.channels.dispatch(closed(3, code), NOW)
+    assert offset_asked_for(written) is None
+    desk.accept(subscription)
+    desk.answer(of_stream(3, 6))
+    assert reconnected(desk) is None
+
+
+def test_a_streams_consumer_that_was_ended_for_its_slowness_goes_on_where_it_was(desk: Desk) -> None:
+    desk.active()
+    desk.answer(of_stream(3, 5))
+    written = desk.channels.dispatch(closed(3, 406, "PRECONDITION_FAILED - delivery acknowledgement timed out"), NOW)
+    assert offset_asked_for(written) == 5
 
 
 def refused(desk: Desk) -> None:

@@ -144,7 +144,7 @@ class Consumers:
         if subscription.on_replaced is not None:
             subscription.due_at = now + subscription.accepted_within
         methods = [(frames.CHANNEL_OPEN, b"\0")]
-        consume = subscription.consume
+        consume = subscription.consume_again()
         if subscription.is_missing:
             makes_queue, name = self._topology.once_more(subscription.queue)
             if subscription.is_unbound and not name:  # the one that was made will not be used: another is made now
@@ -172,7 +172,7 @@ class Consumers:
         match inbound.method:
             case frames.BASIC_DELIVER:
                 self.delivered += 1
-                subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound))
+                subscription.delivered(inbound)
             case topology.QUEUE_DECLARE_OK:
                 self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
@@ -213,6 +213,8 @@ class Consumers:
 
     def _on_close(self, subscription: Subscription, inbound: Inbound, now: float) -> bytes:
         code, text = close_reason(inbound)
+        if code in (404, 406) and not subscription.is_active:
+            subscription.begins_anew()
         self._detach(subscription)
         if subscription.is_cancelled:
             return b""
@@ -274,6 +276,8 @@ class Consumers:
         subscription, generation, inbound = delivered
         if generation != subscription.generation:
             return b""
+        if subscription.position is not None:
+            subscription.position.settled(inbound, and_before=flag and method == frames.BASIC_ACK)
         tag = codec.read_delivery_tag(inbound.arguments)
         return frames.settlement_frame(inbound.channel, method, tag, flag)
 

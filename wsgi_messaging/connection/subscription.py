@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import MessagingError
 from . import codec
 from .frames import Inbound
+from .position import MARK, OFFSET, Position
 
 _NEVER = float("inf")
 ACCEPTED_WITHIN = 15.0
@@ -66,6 +67,7 @@ class Subscription:
     warn_after = _NEVER
     """Seconds after which a callback that still runs is warned about."""
     error: MessagingError | None = None
+    _has_begun = False
 
     def __init__(
         self,
@@ -92,12 +94,36 @@ class Subscription:
         self.is_awaited = is_awaited or _always
         """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
         self.qos = codec.arguments("lBb", 0, prefetch, False)
-        self.consume = codec.arguments("BssbbbbF", 0, queue, tag, False, no_ack, exclusive, False, arguments or {})
+        self._no_ack, self._exclusive, self._arguments = no_ack, exclusive, arguments or {}
+        self.consume = self._consume_with(self._arguments)
+        self.position = Position() if OFFSET in self._arguments else None
         self.is_missing = declares
         """True when the queue is to be declared, from the topology, in one write with the consumer."""
         self.begun_at: dict[object, float] = {}
         """When the callbacks began that run now."""
         self.accepted_within = ACCEPTED_WITHIN
+
+    def _consume_with(self, arguments: dict[str, Any]) -> bytes:
+        flags = False, self._no_ack, self._exclusive, False
+        return codec.arguments("BssbbbbF", 0, self.queue, self.tag, *flags, arguments)
+
+    def consume_again(self) -> bytes:
+        """The arguments of basic.consume; of a stream's consumer from where it was."""
+        offset = None if self.position is None else self.position.resumes_at
+        return self.consume if offset is None else self._consume_with({**self._arguments, OFFSET: offset})
+
+    def delivered(self, inbound: Inbound) -> None:
+        """A message has come for it."""
+        if self.position is None and not (self._has_begun or self._no_ack) and MARK in inbound.header:
+            self.position = Position()
+        self._has_begun = True
+        if self.position is not None:
+            self.position.delivered(inbound)
+        self.mailbox.put(Delivered(self, self.generation, inbound))
+
+    def begins_anew(self) -> None:
+        """Its stream is gone, or it is none: one of that name is read from where its arguments say."""
+        self.position = Position() if OFFSET in self._arguments else None
 
     def accepted(self) -> None:
         """The broker delivers from now on."""
@@ -112,6 +138,8 @@ class Subscription:
         """It has no channel any more: what was delivered over that is no longer ours to acknowledge."""
         self.channel = self.generation = 0
         self.is_active = False
+        if self.position is not None:
+            self.position.ended()
         self.forget_unacknowledged()
 
     def forget_unacknowledged(self) -> None:
