@@ -61,6 +61,25 @@ def test_one_after_the_other_over_one_channel(desk: Desk) -> None:
     assert len(desk.control) == 0
 
 
+def test_one_channel_more_than_the_broker_allows_is_not_opened(desk: Desk) -> None:
+    """It ended the connection, 530, and with it all consumers."""
+    desk.channels.most = 2
+    taken = [desk.channels.take(lambda _inbound, _now: b"") for _ in range(2)]
+    a = desk.ask("a")
+    assert desk.advance() == []
+    assert isinstance(a.error, DeclarationRefused) and a.error.reply_code == 530
+    assert "allows 2 channels" in str(a.error) and not a.maybe_sent
+    desk.channels.close(taken[0])
+    b = desk.ask("b")
+    assert desk.advance() == [] and not b.is_done, "it counts until the broker's close-ok"
+    desk.answer(inbound(taken[0], frames.CHANNEL_CLOSE_OK))
+    assert desk.advance() == [(3, "channel.open"), (3, "queue.declare")]
+    desk.channels.take(lambda _inbound, _now: b"")
+    desk.answer(declared(3, "b"))
+    desk.ask("c")
+    assert desk.advance() == [(3, "queue.declare")], "the one that it has is enough"
+
+
 def test_a_refusal_is_the_requests_own(desk: Desk) -> None:
     a, b = desk.ask("a"), desk.ask("b")
     desk.advance()

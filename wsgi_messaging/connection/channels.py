@@ -59,6 +59,11 @@ class Channels:
         """How many more may be opened; one that is being closed counts."""
         return self.most - len(self._handlers) - len(self._closing)
 
+    @property
+    def are_all_taken(self) -> bool:
+        """True when no more may be opened, and none is being closed."""
+        return len(self._handlers) >= self.most
+
     def take(self, on_method: OnMethod, number: int | None = None) -> int:
         """Have `on_method` answer on a free channel (on `number`, if given); gives its number."""
         if number is None:

@@ -101,10 +101,22 @@ class Control:
             self._channel = 0
         while self._current is None and self._waiting:
             request = self._waiting.popleft()
-            if request.is_wanted(now):
-                self._current = request
-                written += self._send(request)
+            if not request.is_wanted(now):
+                continue
+            if not self._channel and self._channels.are_all_taken:
+                self._refuse(request)
+                continue
+            if not self._channel and self._channels.free < 1:  # one is being closed, and its number free in a moment
+                self._waiting.appendleft(request)
+                break
+            self._current = request
+            written += self._send(request)
         return written
+
+    def _refuse(self, request: Request) -> None:
+        """One channel too many would end the connection, and with it all consumers."""
+        allowed = f"the broker allows {self._channels.most} channels (channel_max), and each consumer has one"
+        request.finish(None, DeclarationRefused(f"{request.what}: {allowed}", reply_code=530))
 
     def _send(self, request: Request) -> bytes:
         opening = b""
