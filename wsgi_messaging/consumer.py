@@ -209,6 +209,7 @@ class Consumer:
         self._is_stopping = False
         self._stopped = Completion()
         self._loop: Loop | None = None
+        self._pid = native.getpid()
 
     def __repr__(self) -> str:
         state = "stopped" if self._is_stopping else "active" if self._subscription.is_active else "waiting"
@@ -240,8 +241,11 @@ class Consumer:
         """End it: what is being handled is finished, what was only prefetched goes back to the queue.
 
         Blocks: up to `timeout`; False when a callback is still running then, and its message goes back, too. In a
-        callback of its own it waits for none, and gives back none that is being handled.
+        callback of its own it waits for none, and gives back none that is being handled. After fork: in another process
+        than the one that started it there is nothing to end.
         """
+        if self._pid != native.getpid():
+            return True
         loop, subscription = self._loop, self._subscription
         is_own = _working_for.get() is self
         if is_own or not can_run_greenlets():

@@ -264,9 +264,12 @@ def never_used(transport: Transport, queue: str) -> Report:
 
 def consumer_stays_with_its_process(transport: Transport, queue: str) -> Report:
     received: list[tuple[int, str]] = []
-    transport.consume(queue, lambda delivery: received.append((os.getpid(), delivery.body.decode())))
+    consumer = transport.consume(queue, lambda delivery: received.append((os.getpid(), delivery.body.decode())))
 
     def child() -> None:
+        begun_at = time.monotonic()
+        assert consumer.cancel(30.0), "it is not the child's to end"
+        assert time.monotonic() - begun_at < 15.0, "it waited for threads that are not there"
         publish_in_time(transport, "from the child", queue)
         assert transport.close()
         assert received == []
