@@ -15,6 +15,7 @@ import os
 import platform
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -26,6 +27,7 @@ from .connection.watch import Posting
 from .errors import Closed, Unavailable
 from .runtime import native, worker
 from .runtime.journal import Journal
+from .runtime.waiting import can_run_greenlets, start_application_thread
 from .settings import Settings
 from .version import __version__
 
@@ -44,7 +46,8 @@ ENDS_WITHIN = 0.4
 class Member(Protocol):
     """What wants to end before the connections do: a consumer, an RPC server, the queue for replies."""
 
-    def cancel(self, timeout: float) -> object: ...
+    def cancel(self, timeout: float) -> object:
+        """Blocks: up to `timeout`; not on a thread of its own. False when it has not ended by then."""
 
 
 class Lifetime:
@@ -139,13 +142,28 @@ class Lifetime:
             )
 
     def close(self, timeout: float) -> bool:
-        """Finish what was accepted and end. Blocks: up to `timeout`. False when a thread has not ended by then."""
+        """Finish what was accepted and end. Blocks: up to `timeout`. False when a thread has not ended by then.
+
+        In a callback of a consumer, which cannot wait for itself, the end comes behind the callback.
+        """
         ended_at = native.monotonic() + timeout
         members = dict(self._members)
-        self._cancel(members, ended_at - 2 * ENDS_WITHIN)  # first of all: a callback may publish, or consume
+        own = self._cancel(members, ended_at - 2 * ENDS_WITHIN)  # first of all: a callback may publish, or consume
         self.is_closed = True
         late = {member: turn for member, turn in dict(self._members).items() if member not in members}
-        self._cancel(late, ended_at - 2 * ENDS_WITHIN)
+        own.update(self._cancel(late, ended_at - 2 * ENDS_WITHIN))
+        if own and can_run_greenlets():
+            with suppress(RuntimeError):  # the interpreter is ending and starts no thread any more
+                start_application_thread("wsgi-messaging-close", partial(self._end_behind, own, ended_at))
+                return False
+        return self._end(ended_at)
+
+    def _end_behind(self, members: dict[Member, int], ended_at: float) -> None:
+        """Have what is being handled settled first: over the connection that goes with it, it would come again."""
+        self._cancel(members, ended_at - 2 * ENDS_WITHIN)
+        self._end(ended_at)
+
+    def _end(self, ended_at: float) -> bool:
         loops = self.loops()
         for loop in loops:
             loop.close(max(native.monotonic(), ended_at - ENDS_WITHIN))
@@ -154,9 +172,14 @@ class Lifetime:
             loop.journal.join(max(0.05, ended_at - native.monotonic()))
         return all(ended)
 
-    def _cancel(self, members: dict[Member, int], until: float) -> None:
+    def _cancel(self, members: dict[Member, int], until: float) -> dict[Member, int]:
+        """Gives those that did not wait for their end: the caller is one of their threads."""
+        own = {}
         for member in sorted(members, key=members.__getitem__):
-            member.cancel(max(0.0, until - native.monotonic()))
+            is_over = member.cancel(max(0.0, until - native.monotonic()))
+            if is_over is False and native.monotonic() < until:
+                own[member] = members[member]
+        return own
 
     def forget(self) -> None:
         """In a forked child: let go of what the parent owns."""

@@ -361,7 +361,8 @@ class Transport:
     def close(self, timeout: float = 5.0) -> bool:
         """End in this process: consumers finish what they handle, accepted messages are confirmed, threads end.
 
-        Blocks: up to `timeout`. False when something was still running then. Closing again, or in a process that
+        Blocks: up to `timeout`. False when something was still running then, as it is in a callback of a consumer: the
+        end then comes behind the callback, which has `timeout` for that. Closing again, or in a process that
         never used the transport, returns at once.
         """
         connections = self._process.peek()

@@ -949,6 +949,21 @@ def test_what_cancels_its_consumer_is_handled_and_does_not_come_again(
     assert texts(witness, queue) == ["next"]
 
 
+def test_what_closes_its_transport_is_handled_and_does_not_come_again(
+    broker: Address, witness: Any, queue: str
+) -> None:
+    """A message that says to stop: it came again for the next process, and stopped that one, too."""
+    transport = Transport(broker.url)
+    ended: list[bool] = []
+    consumer = transport.consume(queue, lambda _delivery: ended.append(transport.close(10.0)))
+    transport.publish("stop", queue)
+    wait_until(lambda: not any(each.state != "closed" for each in transport.status().connections), 5.0, "the end")
+    assert ended == [False], "it is not over in the callback"
+    assert transport.close()
+    assert consumer.handled == 1
+    assert depth(witness, queue) == 0
+
+
 def test_a_consumer_that_is_left_without_a_thread_ends_and_leaves_its_messages_to_others(
     transport: Transport, witness: Any, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
