@@ -351,9 +351,8 @@ class Consumer:
             delivery.reject()
         else:
             delivery.requeue()
-        logger.exception(
-            "%r: the callback failed on %r (%s): %s", self, delivery, which, fate
-        )  # its handlers may raise
+        # Behind that: the application's handlers of logging may raise.
+        logger.exception("%r: the callback failed on %r (%s): %s", self, delivery, which, fate)
 
     def _refuse(self, delivered: Delivered, loop: Loop, cause: Exception) -> None:
         self._count(rejected=1)
