@@ -20,6 +20,10 @@ from wsgi_messaging import Transport
 from wsgi_messaging.rpc import RPCClient, RPCServer, Target, expose, remaining_time
 
 EXCHANGE = "rpc-tests"
+TIMEOUT = 30.0
+"""Seconds. Of the clients here: enough for a machine whose processors are busy with something else."""
+AT_ONCE = TIMEOUT / 2
+"""Seconds. What is to come at once comes by then on such a machine, too; what waits for its timeout does not."""
 
 
 class Unprintable(Exception):
@@ -123,7 +127,7 @@ class Endpoint:
     def hold(self, ctxt: dict[str, Any]) -> str:
         """Executes until `go_on` is set."""
         self.running.release()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(100)
         self.executed.append("held")
         return "held"
 
@@ -160,7 +164,7 @@ def serving(
 
 def client_of(transport: Transport, server: RPCServer, **options: Any) -> RPCClient:
     """A client of the server's topic."""
-    options.setdefault("timeout", 10)
+    options.setdefault("timeout", TIMEOUT)
     return RPCClient(transport, Target(exchange=EXCHANGE, topic=server.target.topic, version="1.0"), **options)
 
 

@@ -15,6 +15,7 @@ from kombu import entity
 
 from tests.broker.rpc_endpoints import (
     DEPARTURES,
+    AT_ONCE,
     EXCHANGE,
     RESULTS,
     UNSPEAKABLE,
@@ -54,6 +55,8 @@ from wsgi_messaging.rpc import (
 from wsgi_messaging.rpc.replies import replies_of
 
 Name = Callable[[str], str]
+STOP_WITHIN = 5.0
+"""Seconds. What a server's `stop` waits by default for what does not end."""
 
 
 @pytest.fixture
@@ -100,16 +103,19 @@ def test_the_context_arrives(client: RPCClient) -> None:
 
 
 def test_the_callers_deadline_is_visible_and_bounds_nested_calls(client: RPCClient) -> None:
-    left = client.prepare(timeout=5).call({}, "left")
-    assert 3 < left <= 5
-    with deadline(2.0):
-        assert 0 < client.call({}, "left") <= 2
+    patient = client.prepare(timeout=60)
+    left = patient.call({}, "left")
+    assert 45 < left <= 60
+    with deadline(20.0):
+        assert 5 < patient.call({}, "left") <= 20
 
 
-def test_a_call_within_a_deadline_ends_with_it(client: RPCClient) -> None:
-    with deadline(0.4):
-        seconds, _error = took(lambda: client.call({}, "slow", seconds=1.5), ReplyTimeout)
-    assert 0.3 < seconds < 0.9
+def test_a_call_within_a_deadline_ends_with_it(client: RPCClient, endpoint: Endpoint) -> None:
+    client.call({}, "add", a=1, b=1)  # so that the deadline is not that of two connections and a queue
+    with deadline(0.8):
+        seconds, _error = took(lambda: client.call({}, "hold"), ReplyTimeout)
+    endpoint.go_on.set()
+    assert 0.7 < seconds < AT_ONCE
 
 
 def test_a_large_body_goes_both_ways(client: RPCClient) -> None:
@@ -126,14 +132,14 @@ def test_what_json_has_no_type_for_arrives_as_their_serialization_has_it(client:
 def test_a_result_that_cannot_be_sent_is_a_failure_at_once(client: RPCClient, kind: str) -> None:
     seconds, error = took(lambda: client.call({}, "result", kind=kind), RemoteError)
     assert error.exc_type == "InvalidMessage"
-    assert seconds < 2
+    assert seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("kind", ["arguments", "bytes", "kwargs", "text"])
 def test_an_exception_that_cannot_be_sent_is_a_failure_at_once(client: RPCClient, kind: str) -> None:
     seconds, error = took(lambda: client.call({}, "fail", kind=kind), RemoteError, ValueError)
     assert "Unprintable" in repr(error) if kind == "text" else isinstance(error, ValueError)
-    assert seconds < 2
+    assert seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("kind", DEPARTURES)
@@ -271,7 +277,7 @@ def test_a_topic_that_nobody_serves_is_unroutable_at_once(client: RPCClient) -> 
     assert client.call({}, "add", a=1, b=1) == 2
     for nowhere in ({"topic": "nobody"}, {"server": "nobody"}, {"exchange": "nowhere", "topic": "nobody"}):
         seconds, error = took(lambda to=nowhere: client.prepare(**to).call({}, "add", a=1, b=1), Unroutable)
-        assert seconds < 1
+        assert seconds < AT_ONCE
         assert not error.maybe_sent
         assert "nobody serves <Target" in str(error)
         assert "start a server" in str(error)  # and not "publish with mandatory=False", which no call can
@@ -290,10 +296,12 @@ def test_a_call_cannot_be_a_fanout(client: RPCClient) -> None:
 # Deadlines
 
 
-def test_a_late_reply_is_counted_and_dropped(other: Transport, client: RPCClient) -> None:
-    seconds, error = took(lambda: client.prepare(timeout=0.3).call({}, "slow", seconds=0.8), ReplyTimeout)
-    assert 0.25 < seconds < 0.8
+def test_a_late_reply_is_counted_and_dropped(other: Transport, client: RPCClient, endpoint: Endpoint) -> None:
+    client.call({}, "add", a=1, b=1)  # so that the request is executed in its short time
+    seconds, error = took(lambda: client.prepare(timeout=0.8).call({}, "hold"), ReplyTimeout)
+    assert 0.7 < seconds < AT_ONCE
     assert error.maybe_sent
+    endpoint.go_on.set()
     replies = replies_of(other.connections())
     wait_until(lambda: replies.unknown == 1, what="the late reply")
     assert client.call({}, "add", a=1, b=1) == 2
@@ -303,25 +311,29 @@ def test_a_request_whose_caller_gave_up_is_not_executed(
     transport: Transport, other: Transport, unique: Name, endpoint: Endpoint
 ) -> None:
     """It waits in the only worker's prefetch, where the broker's expiration does not reach it."""
-    with serving(transport, unique, endpoint, pool_size=1, prefetch=10) as running:
+    with serving(transport, unique, endpoint, pool_size=1, prefetch=10) as running, ThreadPoolExecutor(2) as pool:
         client = client_of(other, running)
-        holding = threading.Thread(target=lambda: client.call({}, "hold"))
-        holding.start()
-        assert endpoint.running.acquire(timeout=5)
-        took(lambda: client.prepare(timeout=1.0).call({}, "add", a=1, b=1), ReplyTimeout)
+        holding = pool.submit(lambda: client.call({}, "hold"))
+        assert endpoint.running.acquire(timeout=20)
+        giving_up = pool.submit(took, lambda: client.prepare(timeout=1.0).call({}, "add", a=1, b=1), ReplyTimeout)
+        inside: Any = running._running
+        wait_until(lambda: inside.pool._mailbox, what="the request in the prefetch")
+        received_by = time.monotonic()  # from when on it is good for another second, as far as the server can know
+        giving_up.result(20)
+        wait_until(lambda: time.monotonic() > received_by + 1.0, what="the end of its time")
         endpoint.go_on.set()
-        holding.join(5)
+        holding.result(20)
         wait_until(lambda: running.status().expired == 1, what="the expired request")
         assert endpoint.executed == ["held"]
 
 
 def test_the_call_monitor(client: RPCClient, server: RPCServer) -> None:
-    monitored = client.prepare(call_monitor_timeout=2)
-    assert monitored.call({}, "slow", seconds=2.6) == "done"
+    assert client.prepare(call_monitor_timeout=3).call({}, "slow", seconds=3.4) == "done"
     assert server.stop()  # and leaves its queue, in which the request waits
+    monitored = client.prepare(call_monitor_timeout=2)
     seconds, error = took(lambda: monitored.call({}, "add", a=1, b=1), ReplyTimeout)
     assert "no server gave a sign of life for 2 s" in str(error)
-    assert 1.9 < seconds < 5
+    assert 1.9 < seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1, 1.99])
@@ -383,11 +395,11 @@ def publish_raw(transport: Transport, server: RPCServer, header: bytes, body: by
         route,
         header,
         body,
-        deadline=time.monotonic() + 5,
+        deadline=time.monotonic() + 20,
         on_done=lambda _entry: done.set(),
         mandatory=True,
     )
-    assert done.wait(5)
+    assert done.wait(20)
 
 
 @pytest.mark.parametrize("ack", ["early", "late"])
@@ -463,7 +475,7 @@ def test_a_hostile_reply_harms_no_call(client: RPCClient, other: Transport, name
             ("", replies.queue),
             envelope.header(),
             each,
-            deadline=time.monotonic() + 5,
+            deadline=time.monotonic() + 20,
             on_done=lambda _entry: done.set(),
             mandatory=True,
         )
@@ -503,7 +515,7 @@ def test_which_replies_are_written_to_the_brokers_disk(
     inner = {"method": "add", "args": {"a": 1, "b": 1}, "_msg_id": "m1", "_reply_q": caller, **keys}
     with serving(transport, unique, Endpoint(), ack=ack) as running:
         publish_raw(other, running, envelope.header(), envelope.wrap(inner))
-        assert replies.get(timeout=5).properties["delivery_mode"] == mode
+        assert replies.get(timeout=20).properties["delivery_mode"] == mode
 
 
 # Beginning and end
@@ -513,7 +525,7 @@ def test_stopping_an_idle_server_is_quick(transport: Transport, unique: Name) ->
     with serving(transport, unique, Endpoint()) as running:
         seconds, is_over = took(running.stop)
     assert is_over
-    assert seconds < 0.5
+    assert seconds < STOP_WITHIN * 0.8
 
 
 def test_stop_finishes_what_is_executed(transport: Transport, other: Transport, unique: Name) -> None:
@@ -521,12 +533,12 @@ def test_stop_finishes_what_is_executed(transport: Transport, other: Transport, 
     with serving(transport, unique, endpoint) as running, ThreadPoolExecutor(1) as pool:
         client = client_of(other, running)
         result = pool.submit(lambda: client.call({}, "hold"))
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         assert not running.stop(0.2)
         assert not running.wait(0.1)
         endpoint.go_on.set()
-        assert result.result(5) == "held"
-        assert running.wait(5)
+        assert result.result(20) == "held"
+        assert running.wait(20)
 
 
 def test_a_method_may_stop_its_own_server(transport: Transport, other: Transport, unique: Name) -> None:
@@ -536,9 +548,9 @@ def test_a_method_may_stop_its_own_server(transport: Transport, other: Transport
 
     with serving(transport, unique, Stopping()) as running:
         seconds, is_over = took(lambda: client_of(other, running).call({}, "stop"))
-        assert seconds < 1
+        assert seconds < STOP_WITHIN * 0.8
         assert not is_over
-        assert running.wait(5)
+        assert running.wait(20)
 
 
 def test_what_was_only_prefetched_goes_to_the_next_server(transport: Transport, other: Transport, unique: Name) -> None:
@@ -546,7 +558,7 @@ def test_what_was_only_prefetched_goes_to_the_next_server(transport: Transport, 
     with serving(transport, unique, endpoint, pool_size=1, prefetch=10) as first:
         client = client_of(other, first)
         client.cast({}, "hold")
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         for number in range(5):
             client.cast({}, "add", a=number, b=0)
         assert not first.stop(0.1)
@@ -563,13 +575,13 @@ def test_what_a_late_server_still_executes_when_it_is_stopped_is_not_executed_ag
     with serving(transport, unique, endpoint, ack="late") as first, ThreadPoolExecutor(1) as pool:
         client = client_of(other, first)
         result = pool.submit(lambda: client.call({}, "hold"))
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         assert not first.stop(0.1)
         with serving(transport, unique, successor, topic=first.target.topic, server="two"):
             assert client.call({}, "who") == "two"
             endpoint.go_on.set()
-            assert result.result(5) == "held"
-            assert first.wait(5)
+            assert result.result(20) == "held"
+            assert first.wait(20)
             assert client.call({}, "who") == "two"
     assert not successor.running.acquire(blocking=False)
 
@@ -578,7 +590,7 @@ def test_closing_the_transport_stops_its_server(url: str, unique: Name) -> None:
     transport = Transport(url)
     with serving(transport, unique, Endpoint()) as running:
         assert transport.close()
-        assert running.wait(1)
+        assert running.wait(20)
         assert "stopped" in repr(running)
 
 
@@ -594,12 +606,14 @@ def test_the_reply_queue_is_gone_after_a_clean_end(url: str, transport: Transpor
 
 @pytest.mark.parametrize("is_long_ago", [False, True])
 def test_the_reply_queue_outlives_a_call_that_gave_up(
-    url: str, transport: Transport, server: RPCServer, is_long_ago: bool
+    url: str, transport: Transport, server: RPCServer, endpoint: Endpoint, is_long_ago: bool
 ) -> None:
     """Without it a server of oslo.messaging's has a thread busy for 60 s with each late reply, and so does its stop."""
     closing = Transport(url)
+    client = client_of(closing, server)
+    assert client.call({}, "add", a=1, b=1) == 2  # so that the queue is there before the short time begins
     with pytest.raises(ReplyTimeout):
-        client_of(closing, server).prepare(timeout=0.2).call({}, "slow", seconds=0.8)
+        client.prepare(timeout=0.8).call({}, "hold")
     replies = replies_of(closing.connections())
     if is_long_ago:
         replies._owed_until -= 1800
@@ -609,6 +623,7 @@ def test_the_reply_queue_outlives_a_call_that_gave_up(
             transport.publish(b"gone", replies.queue)
     else:
         transport.publish(b"there until its time runs out", replies.queue)
+    endpoint.go_on.set()
 
 
 def leftovers(server: RPCServer) -> list[str]:
@@ -625,7 +640,7 @@ def test_a_start_that_fails_leaves_nothing_behind(transport: Transport, other: T
     second = RPCServer(transport, first.target(server="s2"), [Endpoint()])
     with pytest.raises(DeclarationRefused, match="403"):
         second.start()
-    wait_until(lambda: not leftovers(second), 5.0, "the end of its threads and its consumers")
+    wait_until(lambda: not leftovers(second), what="the end of its threads and its consumers")
     with pytest.raises(Unroutable):
         transport.publish(b"gone", second.fanout_queue)
     assert holding.cancel()
@@ -650,7 +665,7 @@ def test_several_threads_start_one_server(transport: Transport, other: Transport
     assert client_of(other, server).call({}, "add", a=1, b=1) == 2
     assert sum(len(loop.consumers) for loop in transport.connections().loops()) == 3
     assert server.stop()
-    wait_until(lambda: not leftovers(server), 5.0, "the end of its threads and its consumers")
+    wait_until(lambda: not leftovers(server), what="the end of its threads and its consumers")
 
 
 def test_who_waits_for_a_start_that_fails_starts_it(
@@ -694,7 +709,7 @@ def test_a_start_for_which_there_is_no_thread_fails(
     with monkeypatch.context() as exhausted, pytest.raises(Unavailable, match="can't start new thread"):
         exhausted.setattr(short, "start_application_thread", start_none)
         server.start()
-    wait_until(lambda: not leftovers(server), 5.0, "the end of what was begun")
+    wait_until(lambda: not leftovers(server), what="the end of what was begun")
     server.start()
     assert client_of(transport, server).call({}, "add", a=1, b=1) == 2
     assert server.stop()
