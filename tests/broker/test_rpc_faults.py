@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.rpc_endpoints import EXCHANGE, Endpoint, client_of, serving, took
+from tests.broker.rpc_endpoints import AT_ONCE, EXCHANGE, Endpoint, client_of, serving, took
 from tests.harness import processes
 from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
@@ -37,8 +37,9 @@ from wsgi_messaging.rpc import QueueFlags, RPCClient, Target, bindings
 from wsgi_messaging.rpc.replies import replies_of
 
 Name = Callable[[str], str]
-LATE = 0.5
-"""Seconds after its timeout by which every call has ended."""
+LATE = 3.0
+"""Seconds after its timeout by which every call has ended on a busy machine, too. What does not end a call that should
+is the 5 s of `connect_timeout` at the least."""
 
 
 @pytest.fixture
@@ -105,12 +106,13 @@ def test_a_call_under_way_when_the_broker_goes_ends_in_time(
 ) -> None:
     """The peer: 16.1 s for 3 s."""
     with serving(direct, unique, endpoint) as running, ThreadPoolExecutor(1) as pool:
-        client = client_of(disturbed, running, timeout=1.5)
-        result = pool.submit(took, lambda: client.call({}, "hold"), ReplyTimeout)
-        assert endpoint.running.acquire(timeout=5)
+        client = client_of(disturbed, running)
+        assert client.call({}, "add", a=1, b=1) == 2
+        result = pool.submit(took, lambda: client.prepare(timeout=1.5).call({}, "hold"), ReplyTimeout)
+        assert endpoint.running.acquire(timeout=20)
         proxy.refuse()
         proxy.cut()
-        seconds, error = result.result(5)
+        seconds, error = result.result(20)
         assert 1.4 < seconds < 1.5 + LATE
         assert error.maybe_sent
         endpoint.go_on.set()
@@ -122,12 +124,12 @@ def test_a_call_that_waits_when_its_transport_is_closed_is_told(
     endpoint = Endpoint()
     with serving(direct, unique, endpoint) as running, ThreadPoolExecutor(1) as pool:
         calling = Transport(rabbitmq.url)
-        client = client_of(calling, running, timeout=20)
+        client = client_of(calling, running)
         result = pool.submit(took, lambda: client.call({}, "hold"), Closed)
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         assert calling.close()
-        seconds, error = result.result(5)
-        assert seconds < 5
+        seconds, error = result.result(20)
+        assert seconds < AT_ONCE
         assert error.maybe_sent
         with pytest.raises(Closed):
             client.call({}, "add", a=1, b=1)
@@ -159,7 +161,7 @@ def test_without_retry_an_unreachable_broker_is_an_error_at_once(proxy: FaultPro
     client = RPCClient(disturbed, Target(exchange=EXCHANGE, topic="any"), timeout=30, retry=0)
     for send in (lambda: client.call({}, "add", a=1, b=1), lambda: client.cast({}, "add", a=1, b=1)):
         seconds, _error = took(send, ConnectFailed)
-        assert seconds < 1
+        assert seconds < AT_ONCE
 
 
 # Connections that break
@@ -170,12 +172,12 @@ def test_calls_whose_confirms_were_lost_are_executed_once(
 ) -> None:
     """The peer: 14 of 30 executed twice."""
     with serving(direct, unique, endpoint) as running, ThreadPoolExecutor(30) as pool:
-        client = client_of(disturbed, running, timeout=20)
+        client = client_of(disturbed, running)
         assert client.call({}, "add", a=0, b=0) == 0
         proxy.freeze(DOWN)
         results = pool.map(lambda _number: client.call({}, "hold"), range(30))
         for _ in range(30):
-            assert endpoint.running.acquire(timeout=5)
+            assert endpoint.running.acquire(timeout=20)
         proxy.cut()
         proxy.heal()
         wait_until(lambda: running.status().duplicates == 30, what="all thirty sent again")
@@ -195,13 +197,13 @@ def test_a_call_in_flight_survives_a_lost_connection_of_either_side(rabbitmq: Ra
         Transport(far.url()) as served,
         serving(served, unique, endpoint, ack="late") as running,
     ):
-        client = client_of(calling, running, timeout=20)
+        client = client_of(calling, running)
         result = pool.submit(lambda: client.call({}, "hold"))
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         assert near.cut() and far.cut()
         wait_until(lambda: (len(near.open_pairs), len(far.open_pairs)) == (2, 1), what="the reconnects")
         endpoint.go_on.set()
-        assert result.result(10) == "held"
+        assert result.result(30) == "held"
         assert endpoint.executed == ["held"]
 
 
@@ -216,19 +218,20 @@ def test_a_call_in_flight_outlives_its_connection_and_its_exchange(
         Transport(proxy.url()) as calling,
         serving(direct, unique, endpoint, exchange=exchange) as running,
     ):
-        client = RPCClient(calling, running.target(server=None), timeout=20)
+        client = RPCClient(calling, running.target(server=None), timeout=30)
         assert client.call({}, "add", a=1, b=1) == 2
         result = pool.submit(lambda: client.call({}, "hold"))
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         rabbitmq.api(f"exchanges/%2F/{exchange}", "DELETE")
         proxy.cut()
         publishing = calling.connections().loop("publish")
         wait_until(lambda: publishing.reconnects == 1 and publishing.publisher.failed >= 1, what="the refusal")
         endpoint.go_on.set()
-        assert result.result(10) == "held"
+        assert result.result(30) == "held"
         assert endpoint.executed == [(1, 1), "held"]
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("flags", [QueueFlags(), QueueFlags(durable=True)], ids=["transient", "durable"])
 def test_a_call_in_flight_survives_a_restart_of_the_broker(
     own_rabbitmq: RabbitMQ, unique: Name, flags: QueueFlags
@@ -241,14 +244,14 @@ def test_a_call_in_flight_survives_a_restart_of_the_broker(
         ThreadPoolExecutor(1) as pool,
         serving(served, unique, endpoint, flags=flags) as running,
     ):
-        client = client_of(calling, running, timeout=50)
+        client = client_of(calling, running, timeout=100)
         assert client.call({}, "add", a=1, b=1) == 2
         result = pool.submit(lambda: client.call({}, "hold"))
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         own_rabbitmq.kill()
         own_rabbitmq.start()
         endpoint.go_on.set()
-        assert result.result(40) == "held"
+        assert result.result(100) == "held"
 
         def works() -> bool:  # a transient queue is not there before the server is back
             try:
@@ -256,13 +259,13 @@ def test_a_call_in_flight_survives_a_restart_of_the_broker(
             except Unroutable:
                 return False
 
-        wait_until(works, 10, "a call")
+        wait_until(works, 30, "a call")
 
         def told_all() -> bool:
             client.prepare(fanout=True).cast({}, "add", a=3, b=3)
             return (3, 3) in endpoint.executed
 
-        wait_until(told_all, 10, "the fanout")
+        wait_until(told_all, 30, "the fanout")
 
 
 # What vanishes on the broker
@@ -275,7 +278,7 @@ def test_the_first_call_after_the_exchange_was_deleted_works(
     monkeypatch.setattr(bindings, "EVERY", 0.3)
     exchange = unique("exchange")
     with Transport(rabbitmq.url) as calling, serving(direct, unique, endpoint, exchange=exchange) as running:
-        client = RPCClient(calling, running.target(server=None), timeout=5)
+        client = RPCClient(calling, running.target(server=None), timeout=20)
         assert client.call({}, "add", a=1, b=1) == 2
         rabbitmq.api(f"exchanges/%2F/{exchange}", "DELETE")
         rabbitmq.api(f"exchanges/%2F/{running.target.fanout_exchange}", "DELETE")
@@ -291,12 +294,12 @@ def test_the_first_call_after_the_exchange_was_deleted_works(
             client.prepare(fanout=True).cast({}, "add", a=3, b=3)
             return (3, 3) in endpoint.executed
 
-        wait_until(told_all, 10, "the fanout")
+        wait_until(told_all, 30, "the fanout")
 
 
 def test_a_deleted_queue_is_declared_again(rabbitmq: RabbitMQ, direct: Transport, unique: Name) -> None:
     with Transport(rabbitmq.url) as calling, serving(direct, unique, Endpoint()) as running:
-        client = client_of(calling, running, timeout=5)
+        client = client_of(calling, running)
         assert client.call({}, "add", a=1, b=1) == 2
         replies = replies_of(calling.connections())
         for queue in (running.target.topic, running.fanout_queue, replies.queue):
@@ -304,11 +307,11 @@ def test_a_deleted_queue_is_declared_again(rabbitmq: RabbitMQ, direct: Transport
 
         def works() -> bool:
             try:
-                return bool(client.call({}, "add", a=1, b=1))
+                return bool(client.prepare(timeout=5).call({}, "add", a=1, b=1))
             except MessagingError:
                 return False
 
-        wait_until(works, what="a call")
+        wait_until(works, 30, "a call")
         assert client.prepare(server="s1").call({}, "who") == "s1"
 
 
@@ -318,12 +321,12 @@ def test_a_subscription_that_the_broker_forgot_is_found_by_a_probe(
     """As it happens after a partition: the consumer is gone, and nobody was told."""
     monkeypatch.setattr("wsgi_messaging.rpc.replies.PROBE_WITHIN", 0.3)
     with Transport(rabbitmq.url) as calling, serving(direct, unique, Endpoint()) as running:
-        client = client_of(calling, running, timeout=1)
+        client = client_of(calling, running)
         assert client.call({}, "add", a=1, b=1) == 2
         replies = replies_of(calling.connections())
         feed: Any = replies._feed
         feed._loop.order(lambda _now: feed._loop.consumers.stop(feed._subscription))  # still active, as it believes
-        took(lambda: client.call({}, "add", a=1, b=1), ReplyTimeout)
+        took(lambda: client.prepare(timeout=1).call({}, "add", a=1, b=1), ReplyTimeout)
         wait_until(lambda: replies._is_probe_overdue(), what="the probe's time")
         assert client.call({}, "add", a=1, b=1) == 2
         assert replies._feed is not feed
@@ -336,16 +339,17 @@ def test_a_reply_to_nobody_is_given_up(rabbitmq: RabbitMQ, direct: Transport, un
     endpoint = Endpoint()
     with serving(direct, unique, endpoint) as running, ThreadPoolExecutor(2) as pool:
         calling = Transport(rabbitmq.url)
-        client = client_of(calling, running, timeout=1)
+        client = client_of(calling, running).prepare(timeout=1.5)  # for so long a reply is tried
+        client.prepare(timeout=30).call({}, "add", a=1, b=1)
         calls = [pool.submit(took, lambda: client.call({}, "hold"), MessagingError) for _ in range(2)]
         for _ in calls:
-            assert endpoint.running.acquire(timeout=5)
+            assert endpoint.running.acquire(timeout=20)
         queue = replies_of(calling.connections()).queue
         calling.close()
         rabbitmq.delete_queue(queue)  # not before: a client that hears of it declares its queue again
         endpoint.go_on.set()
         wait_until(lambda: running.status().undeliverable == 2, what="both given up")
-        assert running.status().replies == 0
+        assert running.status().replies == 1, "the first call's"
 
 
 # A server that is killed
@@ -371,10 +375,10 @@ def test_a_killed_server_loses_at_most_what_it_was_executing(
     first = processes.spawn(command, env=processes.environment())
     client = RPCClient(direct, Target(exchange=EXCHANGE, topic=topic), timeout=20)
     try:
-        wait_until(lambda: _answers(client), 20, "the server")
+        wait_until(lambda: _answers(client), 60, "the server")
         for number in range(200):
             client.cast({}, "note", number=number)
-        wait_until(lambda: record.read_text().count("begun") >= 20, 20, "twenty")
+        wait_until(lambda: record.read_text().count("begun") >= 20, 30, "twenty")
     finally:
         processes.stop(first, signal.SIGKILL)
     second = processes.spawn(command, env=processes.environment())
@@ -402,7 +406,7 @@ def test_a_late_request_whose_connection_broke_is_not_acknowledged_before_it_was
     ):
         client = client_of(other, first)
         client.cast({}, "hold")
-        assert endpoint.running.acquire(timeout=5)
+        assert endpoint.running.acquire(timeout=20)
         devbroker.drop_connections()
         wait_until(lambda: first.status().duplicates == 1, what="the copy")
         if is_finished:
@@ -412,7 +416,7 @@ def test_a_late_request_whose_connection_broke_is_not_acknowledged_before_it_was
         successor.go_on.set()
         with serving(other, unique, successor, topic=first.target.topic, server="two"):
             assert client.call({}, "who") == "two"
-            assert successor.running.acquire(timeout=0.2 if is_finished else 5) is not is_finished
+            assert successor.running.acquire(timeout=0.2 if is_finished else 20) is not is_finished
         endpoint.go_on.set()
     assert (first.status().executed, endpoint.executed) == (1, ["held"])
 
@@ -447,5 +451,5 @@ def test_a_server_stops_quickly_while_the_broker_is_away(proxy: FaultProxy, uniq
         wait_until(lambda: transport.status().connections[0].state != "ready", what="the loss")
         started_at = time.monotonic()
         assert running.stop()
-        assert time.monotonic() - started_at < 0.5
+        assert time.monotonic() - started_at < 4.0, "what it waits for at most is 5 s"
         proxy.heal()
