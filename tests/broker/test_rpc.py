@@ -14,8 +14,8 @@ import pytest
 from kombu import entity
 
 from tests.broker.rpc_endpoints import (
-    DEPARTURES,
     AT_ONCE,
+    DEPARTURES,
     EXCHANGE,
     RESULTS,
     UNSPEAKABLE,
