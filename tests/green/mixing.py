@@ -37,7 +37,7 @@ atexit.register(lambda: [say() for say in last_words])
 
 def settled(case: Case) -> dict[str, Any]:
     """What is still pending once all calls have ended: in flight, queued, entries alive, waiters not taken off."""
-    ended_at = native.monotonic() + 3.0
+    ended_at = native.monotonic() + 10.0
     while True:
         gc.collect()
         alive = gc.get_objects()
@@ -67,7 +67,7 @@ class Publishers:
         for _ in range(times):
             began_at = native.monotonic()
             try:
-                self._case.transport.publish("mixed", self._case.queue, timeout=10.0)
+                self._case.transport.publish("mixed", self._case.queue, timeout=20.0)
             except Exception as exc:  # noqa: BLE001  (the test reads them)
                 self.errors.append(repr(exc))
             else:
@@ -83,7 +83,7 @@ class Publishers:
         }
 
 
-def _until(hub: Hub, condition: Callable[[], object], timeout: float = 10.0) -> bool:
+def _until(hub: Hub, condition: Callable[[], object], timeout: float = 20.0) -> bool:
     ended_at = native.monotonic() + timeout
     while not condition():
         if native.monotonic() > ended_at:
@@ -101,7 +101,7 @@ def native_thread(case: Case) -> Report:
         thread.start()
     case.hub.join([case.hub.spawn(publishers.publish, 20) for _ in range(20)])
     _until(case.hub, lambda: publishers.confirmed + len(publishers.errors) == 600)
-    return {**publishers.report(), "ended": all(thread.join(2.0) for thread in threads)}
+    return {**publishers.report(), "ended": all(thread.join(10.0) for thread in threads)}
 
 
 def first_use_on_a_native_thread(case: Case) -> Report:
@@ -112,12 +112,12 @@ def first_use_on_a_native_thread(case: Case) -> Report:
     first = native.NativeThread("first", publishers.publish)
     first.start()
     _until(case.hub, lambda: publishers.confirmed)
-    ended = first.join(2.0)
+    ended = first.join(10.0)
     case.hub.join([case.hub.spawn(publishers.publish, 5) for _ in range(10)])
     case.hub.sleep(1.2)
     case.tell("ready")
     case.wait_for("lost")
-    _until(case.hub, lambda: any("lost" in line for line in kept.lines), 3.0)
+    _until(case.hub, lambda: any("lost" in line for line in kept.lines))
     return {**publishers.report(), "ended": ended, "lines": kept.lines}
 
 
@@ -153,10 +153,10 @@ def notified_from_a_pool(case: Case) -> Report:
     notifier = Notifier(case.transport, "p", topics=[case.queue], exchange=case.queue, soon=True)
     case.hub.join([case.hub.spawn(case.hub.call_in_pool, lambda: notifier.info({}, "e", "pool"))])
     notifier.info({}, "e", "greenlet")
-    flushed = notifier.flush(5.0)
+    flushed = notifier.flush(20.0)
     last = Notifier(case.transport, "p", topics=[case.queue], exchange=case.queue, soon=True)
     case.hub.join([case.hub.spawn(case.hub.call_in_pool, lambda: last.info({}, "e", "pool"))])
-    return {"flushed": flushed, "closed": last.close(5.0), "sent": [notifier.status().sent, last.status().sent]}
+    return {"flushed": flushed, "closed": last.close(20.0), "sent": [notifier.status().sent, last.status().sent]}
 
 
 def signal_handler(case: Case) -> Report:
@@ -182,7 +182,7 @@ def signal_handler(case: Case) -> Report:
 
     case.hub.join([case.hub.spawn(publish) for _ in range(10)])
     signal.setitimer(signal.ITIMER_REAL, 0.0)
-    _until(case.hub, lambda: not is_inside, 12.0)
+    _until(case.hub, lambda: not is_inside, 24.0)
     return {**publishers.report(), "handled": handled.report()}
 
 
@@ -251,7 +251,7 @@ def killed_at_first_use(case: Case) -> Report:
         del greenlet
         began_at = native.monotonic()
         try:
-            transport.publish("after", case.queue, timeout=3.0)
+            transport.publish("after", case.queue, timeout=20.0)
         except MessagingError as exc:
             errors.append(f"after {switches} switches: {exc!r}")
         slowest = max(slowest, native.monotonic() - began_at)
@@ -283,7 +283,7 @@ def ended(case: Case) -> Report:
 
     def handled(times: int) -> bool:
         case.transport.publish("handled", case.queue)
-        _until(case.hub, lambda: consumer.handled == times, 5.0)
+        _until(case.hub, lambda: consumer.handled == times)
         return consumer.handled == times
 
     def said(method: str, **arguments: str) -> str:
@@ -295,7 +295,7 @@ def ended(case: Case) -> Report:
     consumer = case.transport.consume(case.queue, callback, tries=2)
     server = RPCServer(case.transport, Target(topic=case.queue + "-rpc", server="s"), [Endpoint()], pool_size=1)
     server.start()
-    client = RPCClient(case.transport, Target(topic=case.queue + "-rpc"), timeout=5.0)
+    client = RPCClient(case.transport, Target(topic=case.queue + "-rpc"), timeout=20.0)
     for body in causes:
         case.transport.publish(body, case.queue)
     report = {"handled": [handled(1)], "calls": [said("end", cause=cause.decode()) for cause in causes]}
@@ -321,13 +321,13 @@ def at_exit(case: Case) -> Report:
         os.write(1, f'{{"{what}": true}}\n'.encode())
 
     def publish() -> None:
-        case.transport.publish("at exit", case.queue, timeout=3.0)
+        case.transport.publish("at exit", case.queue, timeout=20.0)
         case.hub.join([case.hub.spawn(case.transport.publish, "at exit, by a greenlet", case.queue)])
         tell("confirmed")
 
     def publish_too_late() -> None:
         try:
-            case.transport.publish("too late", case.queue, timeout=3.0)
+            case.transport.publish("too late", case.queue, timeout=20.0)
         except Closed:
             tell("closed")
 
@@ -359,7 +359,7 @@ def contended_log(case: Case) -> Report:
         mine = Publishers(other)
         thread = native.NativeThread("first", mine.publish)
         thread.start()
-        _until(case.hub, lambda mine=mine: mine.confirmed or mine.errors, 5.0)
+        _until(case.hub, lambda mine=mine: mine.confirmed or mine.errors)
         publishers.confirmed += mine.confirmed
         publishers.errors += mine.errors
         publishers.slowest = max(publishers.slowest, mine.slowest)
@@ -371,7 +371,7 @@ def contended_log(case: Case) -> Report:
     def warnings() -> int:
         return sum("heartbeat=2" in line for line in kept.lines)
 
-    _until(case.hub, lambda: warnings() == len(transports), 3.0)
+    _until(case.hub, lambda: warnings() == len(transports))
     warned = warnings()
-    closed = [transport.close(2.0) for transport in transports]
+    closed = [transport.close(10.0) for transport in transports]
     return {**publishers.report(), "warned": warned, "closed": closed}

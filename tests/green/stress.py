@@ -23,7 +23,7 @@ GREENLETS = 40
 BURST = 0.25
 PAUSE = 0.25
 LOOK_MS = 10
-SLOW = 2.0
+SLOW = 5.0
 
 
 class Watcher:

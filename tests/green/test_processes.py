@@ -13,14 +13,16 @@ from contextlib import ExitStack
 import pytest
 
 from tests.green.conftest import LIBRARIES, PATCHED, Program, Starter, Storms, need_library
-from tests.green.scenarios import BLOCKED, EACH, GREENLETS, RECORDS, ROUNDS
+from tests.green.scenarios import BLOCKED, EACH, GREENLETS, HELD, RECORDS, ROUNDS
 from tests.harness.proxy import UP, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import wait_until
 
 HEARTBEAT = 2.0
-LARGEST_GAP = 0.9 * HEARTBEAT
-"""A beat is due after a third of an interval; the rest is for a busy machine."""
+LARGEST_GAP = 1.6 * HEARTBEAT
+"""A beat is due after a third of an interval, the broker gives up after two; what is between is for a busy machine."""
+PROMPT = 5.0
+"""Seconds. What waits in vain does so for its whole timeout, which is 10."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_beats_while_the_hub_is_blocked(
     assert pair.traffic[UP].largest_gap() <= LARGEST_GAP
     assert pair.traffic[UP].heartbeats >= BLOCKED / HEARTBEAT
     assert report["lateness"] <= LARGEST_GAP - HEARTBEAT / 3
-    assert report["next_publish"] < 3.0
+    assert report["next_publish"] < PROMPT
 
 
 @pytest.mark.parametrize("when", PATCHED)
@@ -67,11 +69,11 @@ def test_state_changes_are_logged_by_the_application(
     program = start("state_changes", library, proxy.url(), when=when)
     program.await_file("ready")
     # A connection that lived for less than a second is taken for one that flaps, of which less is said.
-    wait_until(lambda: time.monotonic() - proxy.pairs[-1].opened_at > 1.2, 5.0, "the connection to be an old one")
+    wait_until(lambda: time.monotonic() - proxy.pairs[-1].opened_at > 1.2, what="the connection to be an old one")
     proxy.cut()
     program.tell("lost")
     report = program.report()
-    assert report["took"] < 3.0, report["lines"]
+    assert report["took"] < PROMPT, report["lines"]
     assert [line for line in report["lines"] if "lost" in line], report["lines"]
     # A writer that began before the patch is a thread, and may go on as one.
     assert report["on_other_threads"] <= (when == "used")
@@ -83,29 +85,29 @@ def test_records_of_a_native_thread_come_in_order(library: str, start: Starter, 
 
 
 def test_a_handler_that_waits_stops_no_beat(start: Starter, rabbitmq: RabbitMQ) -> None:
-    """The handler holds its green lock for two intervals, and publishes through the connection it was told about."""
+    """The handler holds its green lock for more than two intervals, and publishes through what it was told about."""
     with ExitStack() as stack:
         runs = []
         for library in LIBRARIES:
             proxy = stack.enter_context(FaultProxy((rabbitmq.host, rabbitmq.amqp_port)))
-            runs.append((start("slow_handler", need_library(library), proxy.url(), heartbeat=1.0), proxy))
+            runs.append((start("slow_handler", need_library(library), proxy.url(), heartbeat=HEARTBEAT), proxy))
         for program, proxy in runs:
             program.await_file("ready")
             proxy.cut()
             program.tell("lost")
         for program, proxy in runs:
             report = program.report()
-            assert report["took"] < 1.0
+            assert report["took"] < PROMPT
             assert report["published_before"] == 0, "the handler was holding its lock"
             assert report["published"] >= 2
             _first, second = proxy.pairs
-            assert second.traffic[UP].largest_gap() <= 0.6
+            assert second.traffic[UP].largest_gap() <= LARGEST_GAP < HELD
 
 
 def test_a_handler_that_publishes_may_warn_of_the_first_use(library: str, start: Starter, rabbitmq: RabbitMQ) -> None:
     """Fails where a transport is made anew by the publish of the line that is written while it is made."""
     report = start("publishing_handler", library, rabbitmq.url).report()
-    assert report["took"] < 2.0
+    assert report["took"] < PROMPT
     assert 1 <= report["published"] <= 3
 
 

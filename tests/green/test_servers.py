@@ -57,20 +57,20 @@ def test_the_broker_closed_no_connection(ship: Ship) -> None:
 
 
 def test_no_beat_was_late(ship: Ship) -> None:
-    """A beat is due after a third of an interval; with what a busy machine takes it stays below a whole one."""
+    """A beat is due after a third of an interval, the broker gives up after two: between is a busy machine's."""
     assert ship.busy_turns > 0
     for status in ship.statuses:
         interval = status["heartbeat"]
         assert status["beats_sent"] >= 40 / interval, status
         # Without threads, a timer of uWSGI's is all that the beat has: it comes once a second.
-        longest_gap = 1.2 * interval if ship.server.name == "uwsgi-threadless" else 0.9 * interval
+        longest_gap = 1.8 * interval if ship.server.name == "uwsgi-threadless" else 1.6 * interval
         assert status["lateness_worst"] <= longest_gap - interval / 3, status
 
 
 def test_the_next_request_is_served(ship: Ship) -> None:
     answers = [*ship.after_idle, *ship.after_busy]
     assert [answer.status for answer in answers] == [200] * 4, [answer.body for answer in answers]
-    assert max(answer.json()["elapsed"] for answer in answers) < 3.0
+    assert max(answer.json()["elapsed"] for answer in answers) < 5.0, "in vain, it is 10 s"
 
 
 def test_the_log_is_clean_and_the_end_is_tidy(ship: Ship) -> None:

