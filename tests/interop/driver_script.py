@@ -117,7 +117,10 @@ def twice() -> None:
     with Transport(URL.replace("wsgi+rabbit", "amqp")) as raw:
         for _ in range(2):
             raw.publish(body.encode(), target.topic, "interop-driver", content_type="application/json", message_id="")
-        time.sleep(1.0)
+        ends_at = time.monotonic() + 20.0
+        while not endpoint.total and time.monotonic() < ends_at:
+            time.sleep(0.02)  # between two looks
+        time.sleep(0.5)  # in which the other one would be executed
         server.stop()
         server.wait()
         opened.cleanup()
@@ -170,7 +173,7 @@ def mandatory() -> None:
 
 
 def away() -> None:
-    """What is raised, and within which second, when there is no broker at URL."""
+    """What is raised, and after how many seconds, when there is no broker at URL."""
     opened = transport()
     target = oslo_messaging.Target(topic="none")
     notifier = oslo_messaging.Target(topic="none.info")
@@ -184,7 +187,7 @@ def away() -> None:
         try:
             act()
         except oslo_messaging.MessagingException as exc:
-            print(f"{type(exc).__name__}:{time.monotonic() - started:.0f}")
+            print(f"{type(exc).__name__}:{time.monotonic() - started:.2f}")
     opened.cleanup()
 
 
@@ -203,7 +206,7 @@ def refused() -> None:
         try:
             act()
         except oslo_messaging.MessageDeliveryFailure as exc:
-            print("refused" in str(exc), time.monotonic() - started < 8.0)
+            print("refused" in str(exc), time.monotonic() - started < 15.0)
     opened.cleanup()
 
 

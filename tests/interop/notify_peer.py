@@ -107,6 +107,7 @@ class Peer:
         pool: str | None = None,
         requeue: int = 0,
         batch: int = 0,
+        batch_timeout: float = 1,
         rule: dict[str, Any] | None = None,
     ) -> str:
         self.seen[name] = []
@@ -118,7 +119,7 @@ class Peer:
                 targets,
                 [BatchEndpoint(self.seen[name], requeue, rule)],
                 batch_size=batch,
-                batch_timeout=1,
+                batch_timeout=batch_timeout,
                 **options,
             )
         else:

@@ -149,7 +149,7 @@ def test_their_pool_and_batch_and_filter_hear_ours(
 ) -> None:
     topic = unique("ours")
     peer(do="listen", name=f"{topic}-pool", topics=[topic], pool=f"{topic}-pool")
-    peer(do="listen", name=f"{topic}-batch", topics=[topic], batch=3, pool=f"{topic}-batch")
+    peer(do="listen", name=f"{topic}-batch", topics=[topic], batch=3, batch_timeout=20, pool=f"{topic}-batch")
     peer(do="listen", name=topic, topics=[topic], rule={"event_type": "^image", "context": {"user": "ali"}})
     notifier = notifier_of(transport, topic)
     for number, event_type in enumerate(["image.a", "server.b", "image.c"]):
@@ -213,7 +213,7 @@ def test_our_listener_requeues_pools_filters_and_batches_theirs(
     with (
         listener_of(transport, topic, requeuing, filtered, allow_requeue=True) as listener,
         listener_of(transport, topic, pooled, pool=f"{topic}-pool"),
-        listener_of(transport, topic, Batch(), pool=f"{topic}-batch", batch_size=4, batch_timeout=1.0),
+        listener_of(transport, topic, Batch(), pool=f"{topic}-batch", batch_size=4, batch_timeout=20.0),
     ):
         peer(do="notify", topics=[topic], priority="info", event_type="e", payload="x", times=4)
         wait_until(lambda: listener.status().handled == 4, what="4 notifications")

@@ -106,11 +106,11 @@ def test_replies_equal_theirs(
                 server.start()
             else:
                 peer(do="serve", topic=topic, server="s1", exchange=EXCHANGE)
-            client = RPCClient(calling, Target(exchange=EXCHANGE, topic=topic, version="1.0"), timeout=10)
+            client = RPCClient(calling, Target(exchange=EXCHANGE, topic=topic, version="1.0"), timeout=20)
             client.call({}, "echo", value=[1])
             with pytest.raises(ValueError, match="wrong value"):
                 client.call({}, "wrong")
-            client.prepare(call_monitor_timeout=2).call({}, "slow", seconds=1.5)
+            client.prepare(call_monitor_timeout=3).call({}, "slow", seconds=2.2)
             wait_until(lambda p=proxy: len(published(p)) == 4, what="four replies")
             answers[name] = [described(message) for message in published(proxy)]
             server.stop()
