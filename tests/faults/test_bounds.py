@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 
@@ -61,19 +62,19 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
         begun = time.monotonic()
         with pytest.raises(ConnectFailed, match="fail_fast_after") as raised:
             transport.publish("x", "q", timeout=10.0)
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < 5.0
         assert not raised.value.maybe_sent
     broker = dev_broker().start()
     port = broker.port
     with Transport(settings=Settings(url=broker.url, fail_fast_after=0.1)) as transport:
         transport.publish("x", "q", mandatory=False)
         broker.stop()
-        wait_until(lambda: transport.status().connections[0].last_failure, 5.0, "the outage")
+        wait_until(lambda: transport.status().connections[0].last_failure, what="the outage")
         time.sleep(0.2)  # longer than fail_fast_after
         with pytest.raises(ConnectFailed):
-            transport.publish("x", "q", timeout=5.0)
+            transport.publish("x", "q", timeout=10.0)
         with dev_broker(port=port):
-            wait_until(lambda: transport.status().connections[0].state == "ready", 5.0, "the reconnect")
+            wait_until(lambda: transport.status().connections[0].state == "ready", what="the reconnect")
             transport.publish("x", "q", mandatory=False)
 
 
@@ -99,11 +100,11 @@ def test_credentials_are_asked_for_at_each_connect() -> None:
                 transport.publish("x", "q", mandatory=False)
             assert "secret" not in f"{raised.value!r} {transport!r} {settings!r}"
             secret[:] = ["new-secret"]
-            wait_until(goes_through, 5.0, "the connection with the new one")
+            wait_until(goes_through, what="the connection with the new one")
             before = len(given)
             broker.drop_connections()
             transport.publish("x", "q", mandatory=False)
-            wait_until(lambda: len(given) == before + 1, 5.0, "the function is asked again")
+            wait_until(lambda: len(given) == before + 1, what="the function is asked again")
 
 
 def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its_time() -> None:
@@ -111,9 +112,10 @@ def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its
         raise OSError("the vault is sealed: s.secret-token")
 
     def hang() -> tuple[str, str]:
-        time.sleep(2)  # longer than the call may take
+        over.wait(8.0)  # longer than the call may take
         return "a", "b"
 
+    over = threading.Event()
     with dev_broker() as broker:
         with Transport(settings=Settings(url=broker.url, credentials=fail)) as transport:
             with pytest.raises(Expired, match="credentials") as raised:
@@ -123,5 +125,6 @@ def test_a_function_for_credentials_that_fails_or_hangs_holds_no_call_beyond_its
             begun = time.monotonic()
             with pytest.raises(Expired):
                 transport.publish("x", "q", timeout=0.5)
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 4.0
+            over.set()
             transport.close(0.1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.calls import PUBLISHING, TIMEOUT, Callers, Outcome, errors_of
+from tests.faults.calls import PATIENT, PUBLISHING, TIMEOUT, Callers, Outcome, errors_of
 from tests.harness.processes import free_port
 from tests.harness.proxy import DOWN, UP, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
@@ -85,7 +85,7 @@ def test_connection_refused() -> None:
 
 def test_silent_port(proxy: FaultProxy) -> None:
     proxy.silent()
-    outcomes = callers(proxy.url()).run("q")
+    outcomes = callers(proxy.url()).run("q", 3 * TIMEOUT)
     errors = errors_of(outcomes, ConnectTimeout)
     assert all(str(proxy.port) in str(error) and "is the broker alive" in str(error) for error in errors.values())
     assert_nothing_sent(outcomes)
@@ -100,10 +100,10 @@ def test_silent_port_for_longer_than_the_call_may_take(proxy: FaultProxy) -> Non
 
 
 def test_http_server(http_server: int) -> None:
-    outcomes = callers(f"amqp://127.0.0.1:{http_server}//").run("q")
+    outcomes = callers(f"amqp://127.0.0.1:{http_server}//", connect_timeout=PATIENT).run("q", PATIENT)
     errors = errors_of(outcomes, ConnectFailed)
     assert all("web server" in str(error) and str(http_server) in str(error) for error in errors.values())
-    assert max(outcome.seconds for outcome in outcomes.values()) < TIMEOUT, "said at once, not at the deadline"
+    assert max(outcome.seconds for outcome in outcomes.values()) < PATIENT / 2, "said at once, not at the deadline"
     assert_nothing_sent(outcomes)
 
 
@@ -115,7 +115,7 @@ def test_black_hole(proxy: FaultProxy) -> None:
 
 
 def test_wrong_password(proxy: FaultProxy) -> None:
-    outcomes = callers(proxy.url(password="marker-password")).run("q")
+    outcomes = callers(proxy.url(password="marker-password"), connect_timeout=PATIENT).run("q", PATIENT)
     errors = errors_of(outcomes, ConnectFailed)
     assert all("check user name and password" in str(error) and "'guest'" in str(error) for error in errors.values())
     assert "marker-password" not in texts(errors)
@@ -123,7 +123,7 @@ def test_wrong_password(proxy: FaultProxy) -> None:
 
 
 def test_no_such_virtual_host(proxy: FaultProxy) -> None:
-    outcomes = callers(proxy.url(vhost="no-such")).run("q")
+    outcomes = callers(proxy.url(vhost="no-such"), connect_timeout=PATIENT).run("q", PATIENT)
     errors = errors_of(outcomes, ConnectFailed)
     assert all(
         "virtual host 'no-such'" in str(error) and "check that it exists" in str(error) for error in errors.values()
@@ -184,10 +184,10 @@ def test_one_byte_a_second_amid(proxy: FaultProxy, rabbitmq: RabbitMQ, queue: st
 @pytest.mark.parametrize("direction", [DOWN, UP])
 def test_half_close_amid_is_survived(proxy: FaultProxy, rabbitmq: RabbitMQ, queue: str, direction: str) -> None:
     """The open connections are finished off one-sidedly; new ones work: no caller may see it."""
-    under_test = callers(proxy.url())
+    under_test = callers(proxy.url(), connect_timeout=PATIENT)
     under_test.connect(queue)
     proxy.half_close(direction)  # type: ignore[arg-type]
-    outcomes = under_test.run(queue)
+    outcomes = under_test.run(queue, PATIENT)
     failed = [str(outcome) for outcome in outcomes.values() if outcome.error is not None]
     assert not failed
     received = {message["payload"].split()[0] for message in rabbitmq.messages(queue)}
@@ -195,10 +195,10 @@ def test_half_close_amid_is_survived(proxy: FaultProxy, rabbitmq: RabbitMQ, queu
 
 
 def test_reset_amid_is_survived(proxy: FaultProxy, queue: str) -> None:
-    under_test = callers(proxy.url())
+    under_test = callers(proxy.url(), connect_timeout=PATIENT)
     under_test.connect(queue)
     assert proxy.cut() == len(under_test.transports) + 1, "the one that consumes has declared its queue, too"
-    failed = [str(outcome) for outcome in under_test.run(queue).values() if outcome.error is not None]
+    failed = [str(outcome) for outcome in under_test.run(queue, PATIENT).values() if outcome.error is not None]
     assert not failed
 
 
@@ -221,8 +221,8 @@ def test_without_retry_a_reset_is_an_error_at_once(proxy: FaultProxy, queue: str
     with Transport(proxy.url(), name="faults") as transport:
         transport.publish("before", queue)
         proxy.freeze(DOWN)
-        confirm = transport.publish_soon("once", queue, retry=0, timeout=10.0)
-        wait_until(lambda: transport.status().connections[0].in_flight == 1, 2.0, "the message on its way")
+        confirm = transport.publish_soon("once", queue, retry=0, timeout=30.0)
+        wait_until(lambda: transport.status().connections[0].in_flight == 1, what="the message on its way")
         proxy.cut()
         proxy.heal()
         with pytest.raises(MessagingError, match="broke before the confirm") as caught:
@@ -269,7 +269,7 @@ def test_memory_alarm(mortal: RabbitMQ, mortal_queue: str) -> None:
     under_test.connect(mortal_queue)
     mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
     try:
-        outcomes = under_test.run(mortal_queue)
+        outcomes = under_test.run(mortal_queue, 3 * TIMEOUT)
     finally:
         mortal.ctl("set_vm_memory_high_watermark", "0.4")
     for name in PUBLISHING:
@@ -287,7 +287,7 @@ def test_fresh_process_during_an_alarm_gets_its_message_through_when_it_ends(
     mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
     with Transport(mortal.url, name="faults") as transport:
         confirm = transport.publish_soon("patient", mortal_queue, timeout=20.0)
-        wait_until(lambda: transport.status().connections[0].blocked, 5.0, "connection.blocked")
+        wait_until(lambda: transport.status().connections[0].blocked, what="connection.blocked")
         assert transport.status().connections[0].state == "blocked"
         mortal.ctl("set_vm_memory_high_watermark", "0.4")
         confirm.wait()
@@ -302,7 +302,7 @@ def test_a_long_alarm_ends_no_connection(mortal: RabbitMQ, mortal_queue: str) ->
         try:
             more_than_the_kernels_take = [bytes(1_000_000)] * 20
             confirms = [transport.publish_soon(body, mortal_queue, timeout=60.0) for body in more_than_the_kernels_take]
-            wait_until(lambda: transport.status().connections[0].blocked, 5.0, "connection.blocked")
+            wait_until(lambda: transport.status().connections[0].blocked, what="connection.blocked")
             stays(lambda: not transport.status().connections[0].reconnects, 8.0, "the connection")
         finally:
             mortal.ctl("set_vm_memory_high_watermark", "0.4")

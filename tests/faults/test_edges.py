@@ -138,16 +138,16 @@ def test_what_a_callback_opens_while_the_transport_closes_is_closed_too(broker: 
     begun, go_on = threading.Event(), threading.Event()
 
     def callback(_delivery: object) -> None:
-        begun.set(), go_on.wait(5.0)
+        begun.set(), go_on.wait(20.0)
         transport.publish("result", "out")  # the first message of this process
 
     transport.consume("q", callback)
-    assert begun.wait(5.0)
+    assert begun.wait(20.0)
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(transport.close, 5.0)
+        closing = pool.submit(transport.close, 20.0)
         wait_until(lambda: not any(each.consumers for each in broker.connections()), what="the end of the consumer")
         go_on.set()
-        assert closing.result(10.0)
+        assert closing.result(30.0)
     assert not [each for each in broker.connections() if "victim" in each.name]
     assert not threads("wsgi-messaging-publish")
 
@@ -157,14 +157,14 @@ def test_a_consumer_that_is_made_while_the_transport_closes_ends_too(broker: Dev
     transport.declare(Queue("q")), transport.declare(Queue("late"))
     transport.publish("x", "q")
     begun, go_on = threading.Event(), threading.Event()
-    transport.consume("q", lambda _delivery: (begun.set(), go_on.wait(5.0)))
-    assert begun.wait(5.0)
+    transport.consume("q", lambda _delivery: (begun.set(), go_on.wait(20.0)))
+    assert begun.wait(20.0)
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(transport.close, 5.0)
+        closing = pool.submit(transport.close, 20.0)
         wait_until(lambda: not any(each.consumers for each in broker.connections()), what="the end of the consumer")
         late = transport.consume("late", lambda _delivery: None)
         go_on.set()
-        assert closing.result(10.0)
+        assert closing.result(30.0)
     wait_until(lambda: not threads("consumer"), what="its thread's end")
     assert not late.is_active
 
@@ -183,9 +183,9 @@ def test_a_declaration_that_hangs_is_given_up_in_time_for_the_next(
     with ThreadPoolExecutor(1) as pool:
         hangs = pool.submit(transport.declare, Queue("hangs"), timeout=0.5)
         wait_until(lambda: len(transport.connections().loops()[0].control), what="the declaration")
-        assert transport.declare(Queue("next"), timeout=4.0) == "next"
+        assert transport.declare(Queue("next"), timeout=20.0) == "next"
         with pytest.raises(ConfirmTimeout):
-            hangs.result(5.0)
+            hangs.result(20.0)
 
 
 def test_a_queue_that_is_declared_and_consumed_has_one_deadline(
@@ -240,7 +240,7 @@ def test_what_comes_with_the_end_of_the_handshake_is_looked_at(
             self.close(320, "CONNECTION_FORCED - maintenance")
 
     monkeypatch.setattr(Session, "_shake_hands", shake_hands_and_close)
-    transport.publish("x", "q", mandatory=False, timeout=5.0)
+    transport.publish("x", "q", mandatory=False, timeout=20.0)
     assert "CONNECTION_FORCED - maintenance" in caplog.text
 
 

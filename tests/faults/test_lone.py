@@ -65,7 +65,7 @@ def test_what_is_confirmed_is_there_whenever_the_connection_breaks(
             time.sleep(0.1)  # so that messages are under way again
             proxy.cut()
             wait_until(lambda: working.done() or status_of(transport).state == "ready", 10.0, "the connection")
-        assert float(str(working.result(60.0))) < 5.0
+        assert float(str(working.result(100.0))) < 8.0, "who waits in vain does so for 10 s"
         assert status_of(transport).reconnects >= 1, "else nothing was tried"
     missing = {f"{number}" for number in range(1500)}
 
@@ -82,11 +82,11 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(proxy: FaultPr
         stand_by(transport, elsewhere)
         proxy.freeze(DOWN)
         began_at = time.monotonic()
-        failed = elsewhere(lambda: publish(transport, timeout=1.2)).exception(10.0)
+        failed = elsewhere(lambda: publish(transport, timeout=2.2)).exception(20.0)
         assert isinstance(failed, ConfirmTimeout) and failed.maybe_sent
-        assert time.monotonic() - began_at < 1.2 + 0.5
+        assert time.monotonic() - began_at < 2.2 + 3.0
         [pair] = proxy.pairs
-        assert pair.traffic["up"].largest_gap() < HEARTBEAT
+        assert pair.traffic["up"].largest_gap(time.monotonic()) < 1.6 * HEARTBEAT, "the broker gives up after two"
 
 
 def test_a_break_is_noticed_while_nobody_publishes(proxy: FaultProxy, elsewhere: Elsewhere) -> None:
@@ -94,7 +94,7 @@ def test_a_break_is_noticed_while_nobody_publishes(proxy: FaultProxy, elsewhere:
     with transport_to(proxy.url()) as transport:
         stand_by(transport, elsewhere)
         proxy.cut()
-        wait_until(lambda: status_of(transport).reconnects == 1, 5.0, "the loss")
+        wait_until(lambda: status_of(transport).reconnects == 1, what="the loss")
 
 
 def test_another_caller_does_not_wait_for_the_first_ones_confirm(
@@ -105,14 +105,14 @@ def test_another_caller_does_not_wait_for_the_first_ones_confirm(
         monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
         broker.hold_confirms()
         first = elsewhere(lambda: publish(transport))
-        wait_until(lambda: status_of(transport).in_flight == 1, 5.0, "the first one's message")
+        wait_until(lambda: status_of(transport).in_flight == 1, what="the first one's message")
         second = threading.Thread(target=publish, args=(transport,))
         second.start()
-        wait_until(lambda: status_of(transport).in_flight == 2, 5.0, "the second one's message")
+        wait_until(lambda: status_of(transport).in_flight == 2, what="the second one's message")
         assert not first.done()
         broker.release_confirms()
-        first.result(5.0)
-        second.join(5.0)
+        first.result(10.0)
+        second.join(10.0)
         assert not second.is_alive()
 
 

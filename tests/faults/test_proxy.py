@@ -43,7 +43,7 @@ def echo() -> Iterator[FaultProxy]:
 
 
 def connect(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection((proxy.host, proxy.port), timeout=2.0)
+    return socket.create_connection((proxy.host, proxy.port), timeout=10.0)
 
 
 def receive(client: socket.socket, size: int) -> bytes:
@@ -68,8 +68,8 @@ def test_forwards_and_counts_amqp_frames(echo: FaultProxy) -> None:
             traffic = pair.traffic[direction]
             assert (traffic.octets, traffic.frames, traffic.heartbeats) == (len(sent), 3, 1)
             assert bytes(traffic.recorded) == sent
-            assert traffic.largest_gap() < 1.0
-    wait_until(lambda: not echo.open_pairs, 2.0, "the end of the pair")
+            assert traffic.largest_gap() < 10.0
+    wait_until(lambda: not echo.open_pairs, what="the end of the pair")
 
 
 def test_large_transfers_pass_whole(echo: FaultProxy) -> None:
@@ -88,14 +88,14 @@ def test_freeze_holds_and_heal_delivers(echo: FaultProxy) -> None:
         client.settimeout(0.2)
         with pytest.raises(TimeoutError):
             client.recv(1)
-        wait_until(lambda: echo.pairs[0].traffic[UP].octets == 2, 2.0, "the way up is open")
+        wait_until(lambda: echo.pairs[0].traffic[UP].octets == 2, what="the way up is open")
         echo.freeze()
         client.sendall(b"3")
         with pytest.raises(TimeoutError):
             client.recv(1)
         assert echo.pairs[0].traffic[UP].octets == 2
         echo.heal()
-        client.settimeout(2.0)
+        client.settimeout(10.0)
         assert receive(client, 2) == b"23"
 
 
@@ -143,7 +143,7 @@ def test_slow_keeps_to_the_rate(echo: FaultProxy) -> None:
         start = time.monotonic()
         client.sendall(b"x" * 50)
         receive(client, 50)
-        assert 0.4 <= time.monotonic() - start <= 2.0
+        assert 0.4 <= time.monotonic() - start <= 5.0
 
 
 def test_half_close_leaves_the_other_way_open(echo: FaultProxy) -> None:
@@ -153,7 +153,7 @@ def test_half_close_leaves_the_other_way_open(echo: FaultProxy) -> None:
         echo.half_close(DOWN)
         assert client.recv(1) == b""
         client.sendall(b"22")
-        wait_until(lambda: echo.pairs[0].traffic[UP].octets == 3, 2.0, "the way up is open")
+        wait_until(lambda: echo.pairs[0].traffic[UP].octets == 3, what="the way up is open")
         assert echo.open_pairs
 
 

@@ -70,7 +70,7 @@ def check(producers: Producers, received: Counter[str], timeout: float) -> None:
     assert set(producers.confirmed) <= set(received), "confirmed and not there"
     unasked = set(received) - set(producers.confirmed) - set(producers.doubtful)
     assert not unasked, "there, and neither confirmed nor told that it may be"
-    assert producers.slowest < timeout + 0.5 + 1.0, "a call went on beyond its time (a second for a busy machine)"
+    assert producers.slowest < timeout + 0.5 + 4.0, "a call went on beyond its time (four seconds for a busy machine)"
 
 
 def received_of(url: str, queue: str, quiet: float = 3.0) -> Counter[str]:

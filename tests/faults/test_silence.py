@@ -56,7 +56,7 @@ def test_a_message_that_is_not_answered_goes_to_another_connection(
 ) -> None:
     transport.publish("first", queue)
     with suspended_channels(rabbitmq, transport):
-        transport.publish("second", queue, timeout=20.0)
+        transport.publish("second", queue, timeout=30.0)
         assert status_of(transport).reconnects == 1
         transport.publish("third", queue)
     assert status_of(transport).reconnects == 1
@@ -68,7 +68,7 @@ def test_a_message_that_is_not_answered_goes_to_another_connection(
 def test_a_request_too(rabbitmq: RabbitMQ, transport: Transport, unique: Callable[[str], str]) -> None:
     """It has no confirm of its own: the broker is asked about it."""
     with Transport(rabbitmq.url) as served, serving(served, unique, Endpoint()) as running:
-        client = client_of(transport, running, timeout=20)
+        client = client_of(transport, running, timeout=30)
         for number in range(2):  # the first proves the exchange, the second opens the channel
             assert client.call({}, "add", a=1, b=number) == 1 + number
         with suspended_channels(rabbitmq, transport):
@@ -86,7 +86,7 @@ def test_a_reply_queue_that_hangs_is_replaced(
         Transport(proxy.url()) as calling,
         serving(served, unique, Endpoint()) as running,
     ):
-        client = client_of(calling, running, timeout=20)
+        client = client_of(calling, running, timeout=30)
         assert client.call({}, "add", a=1, b=1) == 2
         replies = replies_of(calling.connections())
         hangs = replies.queue
@@ -115,11 +115,11 @@ def test_an_alarm_is_no_silence(queue: str) -> None:
         transport.declare(Queue(queue))
         transport.publish("first", queue)
         broker.block("no disk")
-        late = pool.submit(transport.publish, "late", queue, timeout=20.0)
+        late = pool.submit(transport.publish, "late", queue, timeout=30.0)
         wait_until(lambda: status_of(transport).blocked, what="the alarm")
         stays(lambda: status_of(transport).reconnects == 0, SOON * 2)
         broker.unblock()
-        late.result(10.0)
+        late.result(20.0)
         assert status_of(transport).reconnects == 0
 
 

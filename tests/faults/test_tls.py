@@ -120,7 +120,7 @@ def test_without_the_certificate_that_the_broker_wants(
         Transport(settings=settings(certificates, port), name="bare-handed") as transport,
         pytest.raises((ConnectFailed, Expired), match="client certificate"),
     ):
-        transport.publish(b"x", "tls", timeout=2.0)
+        transport.publish(b"x", "tls", timeout=3.0)
     assert "bare-handed" not in broker.log_text()
 
 
@@ -181,7 +181,7 @@ def test_a_broker_that_is_not_whom_we_meant(certificates: Certificates, case: st
     server = impostor(certificates, case)
     with Transport(settings=settings(certificates, server.port)) as transport:
         with pytest.raises(ConnectFailed, match=reason) as raised:
-            transport.publish(b"x", "tls", timeout=5.0)
+            transport.publish(b"x", "tls", timeout=20.0)
         assert raised.value.is_permanent
         assert not raised.value.maybe_sent
         assert "tls_ca_file" in str(raised.value)
@@ -193,18 +193,18 @@ def test_a_broker_that_is_not_whom_we_meant(certificates: Certificates, case: st
 def test_the_impostor_notes_what_it_is_sent(certificates: Certificates) -> None:
     """Without this the tests above could not fail."""
     server = impostor(certificates, "good")
-    trusting = settings(certificates, server.port, connect_timeout=0.5)
+    trusting = settings(certificates, server.port, connect_timeout=1.5)
     with Transport(settings=trusting) as transport, pytest.raises(Expired):
-        transport.publish(b"x", "tls", timeout=1.0)
+        transport.publish(b"x", "tls", timeout=2.0)
     server.close()
     assert server.received.startswith(b"AMQP")
 
 
 def test_checking_can_be_turned_off(certificates: Certificates) -> None:
     server = impostor(certificates, "wrong host")
-    unchecked = settings(certificates, server.port, tls_verify=False, connect_timeout=0.5)
+    unchecked = settings(certificates, server.port, tls_verify=False, connect_timeout=1.5)
     with Transport(settings=unchecked) as transport, pytest.raises(Expired):
-        transport.publish(b"x", "tls", timeout=1.0)
+        transport.publish(b"x", "tls", timeout=2.0)
     server.close()
     assert server.received.startswith(b"AMQP")
 
