@@ -1304,7 +1304,7 @@ def test_broker_beats_and_drops_the_silent(any_broker: Address) -> None:
             while True:
                 assert opened.frame() == (8, 0, b"")
                 beats += 1
-        assert 1.5 < time.monotonic() - begun < 5
+        assert 1.5 < time.monotonic() - begun < 10
         assert beats >= 2
 
 

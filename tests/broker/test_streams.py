@@ -70,7 +70,7 @@ def test_a_message_that_is_refused_is_passed_over(
     consumer = transport.consume(stream, take, prefetch=1, arguments=FIRST)
     transport.publish("bad", stream)
     transport.publish("good", stream)
-    wait_until(lambda: consumer.handled == (1 if refuse is fail else 2), 5.0, "the good message")
+    wait_until(lambda: consumer.handled == (1 if refuse is fail else 2), what="the good message")
     assert seen == ["bad", "good"]
     assert (consumer.failed, consumer.rejected) == ((1, 1) if refuse is fail else (0, 0))
     assert is_undisturbed(transport, consumer)
@@ -87,9 +87,9 @@ def test_what_never_comes_to_the_callback_is_passed_over(
     channel, route = client.channel().channel_id, frames.encoded_route("", stream, True)
     client.connection.transport.write(frames.message_frames(channel, route, *UNUSABLE[kind], 131072))
     consumer = transport.consume(stream, lambda delivery: received.append(delivery.body), prefetch=1, arguments=FIRST)
-    wait_until(lambda: consumer.rejected == 1, 5.0, "the message that cannot be used")
+    wait_until(lambda: consumer.rejected == 1, what="the message that cannot be used")
     transport.publish("good", stream)
-    wait_until(lambda: received == [b"good"], 5.0, "the next good message")
+    wait_until(lambda: received == [b"good"], what="the next good message")
     assert consumer.rejected == 1
     assert is_undisturbed(transport, consumer)
     assert [record.levelno for record in caplog.records if "rejected" in record.getMessage()] == [logging.WARNING]
@@ -106,7 +106,7 @@ def test_the_same_header_of_a_publisher_makes_no_stream_of_a_queue(transport: Tr
 
     transport.publish("passed on", queue, headers={"x-stream-offset": 7})
     consumer = transport.consume(queue, take)
-    wait_until(lambda: consumer.handled == 1, 5.0, "the second try")
+    wait_until(lambda: consumer.handled == 1, what="the second try")
     assert tries == [False, True]
 
 

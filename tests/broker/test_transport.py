@@ -182,7 +182,7 @@ def test_every_size_arrives_whole(transport: Transport, witness: Any, queue: str
 def test_expiration_is_seconds(transport: Transport, witness: Any, queue: str) -> None:
     transport.publish("gone soon", queue, expiration=0.05)
     transport.publish("stays", queue, expiration=60)
-    wait_until(lambda: depth(witness, queue) == 1, 5.0, "the expiry")
+    wait_until(lambda: depth(witness, queue) == 1, what="the expiry")
     assert texts(witness, queue) == ["stays"]
 
 
@@ -538,7 +538,7 @@ def test_exclusive_queue_belongs_to_the_connection_that_consumes(
     received: list[str] = []
     transport.consume(name, lambda delivery: received.append(delivery.body.decode()))
     transport.publish("mine", name)
-    wait_until(lambda: received == ["mine"], 5.0, "the delivery")
+    wait_until(lambda: received == ["mine"], what="the delivery")
 
 
 @pytest.mark.parametrize("entity", ["a name", None, 7, Queue])
@@ -564,7 +564,7 @@ def test_consume_acknowledges_what_the_callback_has_done(transport: Transport, w
     seen: list[Delivery] = []
     consumer = transport.consume(queue, seen.append)
     transport.publish({"id": 7}, queue, headers={"h": 1}, message_id="id-7")
-    wait_until(lambda: consumer.handled == 1, 5.0, "the delivery")
+    wait_until(lambda: consumer.handled == 1, what="the delivery")
     [delivery] = seen
     assert delivery.json() == {"id": 7}
     assert delivery.headers == {"h": 1}
@@ -589,7 +589,7 @@ def test_reject_dead_letters(transport: Transport, witness: Any, unique: Name) -
 
     consumer = transport.consume(work, refuse)
     transport.publish("unwanted", work)
-    wait_until(lambda: depth(witness, dead) == 1, 5.0, "the dead letter")
+    wait_until(lambda: depth(witness, dead) == 1, what="the dead letter")
     assert consumer.failed == 0
     _deleted(witness, work)
 
@@ -604,7 +604,7 @@ def test_requeue_delivers_again(transport: Transport, witness: Any, queue: str) 
 
     transport.consume(queue, later)
     transport.publish("twice", queue)
-    wait_until(lambda: redelivered == [False, True], 5.0, "the redelivery")
+    wait_until(lambda: redelivered == [False, True], what="the redelivery")
     stays(lambda: len(redelivered) == 2, 0.1)
 
 
@@ -613,12 +613,12 @@ def test_settling_from_another_thread(transport: Transport, witness: Any, queue:
     kept: list[Delivery] = []
     consumer = transport.consume(queue, kept.append)
     transport.publish("1", queue)
-    wait_until(lambda: consumer.handled == 1, 5.0, "the delivery")
+    wait_until(lambda: consumer.handled == 1, what="the delivery")
     thread = threading.Thread(target=kept[0].requeue)
     thread.start()
     thread.join()
     transport.publish("2", queue)
-    wait_until(lambda: consumer.handled == 2, 5.0, "the next delivery")
+    wait_until(lambda: consumer.handled == 2, what="the next delivery")
 
 
 @pytest.mark.parametrize("exception", [RuntimeError, SystemExit, asyncio.CancelledError, KeyboardInterrupt])
@@ -637,9 +637,9 @@ def test_a_message_on_which_the_callback_fails_is_rejected_the_third_time(
 
     consumer = transport.consume(work, fail)
     transport.publish("bad", work)
-    wait_until(lambda: depth(witness, dead) == 1, 5.0, "the dead letter")
+    wait_until(lambda: depth(witness, dead) == 1, what="the dead letter")
     transport.publish("good", work)
-    wait_until(lambda: consumer.handled == 1, 5.0, "the next good one")
+    wait_until(lambda: consumer.handled == 1, what="the next good one")
     assert tries == ["bad", "bad", "bad", "good"]
     assert (consumer.failed, consumer.rejected) == (3, 1)
     _deleted(witness, work)
@@ -725,11 +725,11 @@ def test_poison_is_rejected_and_the_next_one_served(
     arguments = frames.encoded_route("", work, True)
     raw = frames.message_frames(witness.channel_id, arguments, POISON[kind], b"poison", 131072)
     witness.connection.transport.write(raw)
-    wait_until(lambda: consumer.rejected == 1, 5.0, "the rejection")
+    wait_until(lambda: consumer.rejected == 1, what="the rejection")
     transport.publish("good", work)
-    wait_until(lambda: received == [b"good"], 2.0, "the next good message")
+    wait_until(lambda: received == [b"good"], what="the next good message")
     assert consumer.is_active
-    wait_until(lambda: _ready(witness, dead) == 1, 5.0, "the dead letter")
+    wait_until(lambda: _ready(witness, dead) == 1, what="the dead letter")
     _deleted(witness, work)
 
 
@@ -747,9 +747,9 @@ def test_a_body_that_is_too_large_is_rejected(
         consumer = small.consume(work, lambda delivery: received.append(delivery.body))
         transport.publish(b"x" * 300_000, work)
         transport.publish("good", work)
-        wait_until(lambda: received == [b"good"], 5.0, "the next good message")
+        wait_until(lambda: received == [b"good"], what="the next good message")
         assert consumer.rejected == 1
-    wait_until(lambda: depth(witness, dead) == 1, 5.0, "the dead letter")
+    wait_until(lambda: depth(witness, dead) == 1, what="the dead letter")
     _deleted(witness, work)
 
 
@@ -765,7 +765,7 @@ def test_a_body_that_is_not_json(transport: Transport, queue: str) -> None:
     transport.consume(queue, parse)
     for body in (b"{", b"\xff", b"[" * 100_000):
         transport.publish(body, queue)
-    wait_until(lambda: len(errors) == 3, 5.0, "three refusals")
+    wait_until(lambda: len(errors) == 3, what="three refusals")
 
 
 def test_prefetch(transport: Transport, witness: Any, queue: str) -> None:
@@ -774,15 +774,15 @@ def test_prefetch(transport: Transport, witness: Any, queue: str) -> None:
 
     def work(delivery: Delivery) -> None:
         held.append(delivery.body)
-        hold.wait(10.0)
+        hold.wait(30.0)
 
     consumer = transport.consume(queue, work, prefetch=3)
     for number in range(10):
         transport.publish(str(number), queue)
-    wait_until(lambda: depth(witness, queue) == 7, 5.0, "seven left in the queue")
+    wait_until(lambda: depth(witness, queue) == 7, what="seven left in the queue")
     stays(lambda: depth(witness, queue) == 7, 0.2)
     hold.set()
-    wait_until(lambda: consumer.handled == 10, 5.0, "all")
+    wait_until(lambda: consumer.handled == 10, what="all")
 
 
 @pytest.mark.parametrize("prefetch", [-1, 65536, 1.5, "5", True])
@@ -792,7 +792,7 @@ def test_bad_prefetch_is_named_and_harms_nothing(transport: Transport, queue: st
     with pytest.raises(ConfigurationError, match="prefetch"):
         transport.consume(queue, print, prefetch)
     transport.publish("body", queue)
-    wait_until(lambda: received == [b"body"], 5.0, "the first consumer's delivery")
+    wait_until(lambda: received == [b"body"], what="the first consumer's delivery")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
@@ -860,10 +860,10 @@ def test_a_decorated_callback_is_taken_by_what_it_is(transport: Transport, queue
 
 def test_several_threads_of_one_consumer(transport: Transport, queue: str) -> None:
     together = threading.Barrier(3)
-    consumer = transport.consume(queue, lambda delivery: together.wait(5.0), threads=3)
+    consumer = transport.consume(queue, lambda delivery: together.wait(20.0), threads=3)
     for number in range(3):
         transport.publish(str(number), queue)
-    wait_until(lambda: consumer.handled == 3, 5.0, "three callbacks at the same time")
+    wait_until(lambda: consumer.handled == 3, what="three callbacks at the same time")
 
 
 def test_consuming_a_queue_that_is_not_there(transport: Transport, queue: str, unique: Name) -> None:
@@ -874,7 +874,7 @@ def test_consuming_a_queue_that_is_not_there(transport: Transport, queue: str, u
         transport.consume(missing, print)
     assert caught.value.reply_code == 404
     transport.publish("body", queue)
-    wait_until(lambda: received == [b"body"], 5.0, "the other consumer's delivery")
+    wait_until(lambda: received == [b"body"], what="the other consumer's delivery")
     assert status_of(transport, "consume").consumers == 1
 
 
@@ -891,17 +891,17 @@ def test_cancel_finishes_what_is_being_handled_and_gives_back_the_rest(
 
     def work(delivery: Delivery) -> None:
         began.set()
-        go_on.wait(10.0)
+        go_on.wait(30.0)
 
     consumer = transport.consume(queue, work, prefetch=5)
     for number in range(4):
         transport.publish(str(number), queue)
-    assert began.wait(5.0)
+    assert began.wait(20.0)
     assert not consumer.cancel(0.1), "a callback still runs"
     go_on.set()
-    assert consumer.cancel(5.0)
+    assert consumer.cancel(20.0)
     assert consumer.handled == 1
-    wait_until(lambda: depth(witness, queue) >= 3, 5.0, "what was not handled is back")
+    wait_until(lambda: depth(witness, queue) >= 3, what="what was not handled is back")
     left = texts(witness, queue)
     assert left in (["1", "2", "3"], ["0", "1", "2", "3"]), "the one whose cancel timed out may come again"
     assert status_of(transport, "consume").consumers == 0
@@ -918,8 +918,8 @@ def test_cancel_in_the_callback(transport: Transport, queue: str) -> None:
     consumers = [transport.consume(queue, once, prefetch=1)]
     transport.publish("1", queue)
     transport.publish("2", queue)
-    wait_until(lambda: took and not consumers[0].is_active, 5.0, "the end of the consumer")
-    assert took[0] < 1.0
+    wait_until(lambda: took and not consumers[0].is_active, what="the end of the consumer")
+    assert took[0] < 4.0, "what it waits for at most is 5 s"
     assert len(took) == 1
 
 
@@ -932,20 +932,20 @@ def test_what_cancels_its_consumer_is_handled_and_does_not_come_again(
     def work(delivery: Delivery) -> None:
         if delivery.body == b"slow":
             began.set()
-            go_on.wait(10.0)
-        elif began.wait(10.0):
+            go_on.wait(30.0)
+        elif began.wait(30.0):
             assert not consumers[0].cancel()
 
     consumers = [transport.consume(queue, work, prefetch=3, threads=2)]
     for body in ("slow", "last", "next"):
         transport.publish(body, queue)
-    wait_until(lambda: consumers[0].handled == 1 and not consumers[0].is_active, 5.0, "the one that cancels")
+    wait_until(lambda: consumers[0].handled == 1 and not consumers[0].is_active, what="the one that cancels")
     assert status_of(transport, "consume").consumers == 1, "a message is still being handled"
     go_on.set()
-    assert consumers[0].cancel(5.0)
+    assert consumers[0].cancel(20.0)
     assert consumers[0].handled == 2
-    wait_until(lambda: status_of(transport, "consume").consumers == 0, 5.0, "the end of the consumer")
-    wait_until(lambda: depth(witness, queue) == 1, 5.0, "the one that was only prefetched")
+    wait_until(lambda: status_of(transport, "consume").consumers == 0, what="the end of the consumer")
+    wait_until(lambda: depth(witness, queue) == 1, what="the one that was only prefetched")
     assert texts(witness, queue) == ["next"]
 
 
@@ -977,8 +977,8 @@ def test_a_consumer_that_is_left_without_a_thread_ends_and_leaves_its_messages_t
     monkeypatch.setattr(threading, "excepthook", lambda _ended: None)
     consumer = transport.consume(queue, work)
     transport.publish("1", queue)
-    wait_until(lambda: "stopped" in repr(consumer), 5.0, "the end of the consumer")
-    wait_until(lambda: depth(witness, queue) == 1, 5.0, "its message")
+    wait_until(lambda: "stopped" in repr(consumer), what="the end of the consumer")
+    wait_until(lambda: depth(witness, queue) == 1, what="its message")
     assert consumer.cancel()
 
 
@@ -987,7 +987,7 @@ def test_publishing_in_the_callback(transport: Transport, witness: Any, queue: s
     transport.declare(Queue(answers, expires=60))
     transport.consume(queue, lambda delivery: transport.publish(delivery.body.upper(), answers))
     transport.publish("a", queue)
-    wait_until(lambda: depth(witness, answers) == 1, 5.0, "the answer")
+    wait_until(lambda: depth(witness, answers) == 1, what="the answer")
 
 
 def test_a_cancelled_consumer_is_let_go_of(transport: Transport, queue: str) -> None:
@@ -999,9 +999,9 @@ def test_a_cancelled_consumer_is_let_go_of(transport: Transport, queue: str) -> 
         consumers.append(weakref.ref(consumer))
         assert consumer.cancel()
     del consumer
-    wait_until(lambda: threading.active_count() <= before + 1, 5.0, "the end of the consumers' threads")
+    wait_until(lambda: threading.active_count() <= before + 1, what="the end of the consumers' threads")
     gc.collect()
-    wait_until(lambda: not any(each() for each in consumers), 5.0, "the end of the consumers")
+    wait_until(lambda: not any(each() for each in consumers), what="the end of the consumers")
 
 
 # What the broker loses comes back.
@@ -1013,9 +1013,9 @@ def test_queue_deleted_under_a_consumer_comes_back(transport: Transport, witness
     received: list[bytes] = []
     consumer = transport.consume(name, lambda delivery: received.append(delivery.body))
     _deleted(witness, name)
-    wait_until(lambda: _exists(witness, name) and consumer.is_active, 5.0, "the queue and its consumer")
+    wait_until(lambda: _exists(witness, name) and consumer.is_active, what="the queue and its consumer")
     transport.publish("by its binding", "key", exchange.name)
-    wait_until(lambda: received == [b"by its binding"], 5.0, "the delivery")
+    wait_until(lambda: received == [b"by its binding"], what="the delivery")
     consumer.cancel()
     _deleted(witness, name)
 
@@ -1027,12 +1027,12 @@ def test_queue_of_somebody_else_deleted_under_a_consumer(transport: Transport, w
     received: list[bytes] = []
     consumer = transport.consume(name, lambda delivery: received.append(delivery.body))
     _deleted(witness, name)
-    wait_until(lambda: not consumer.is_active, 5.0, "the consumer's end")
+    wait_until(lambda: not consumer.is_active, what="the consumer's end")
     stays(lambda: not _exists(witness, name), 0.3)
     witness.connection.channel().queue_declare(name, durable=True, auto_delete=False)
-    wait_until(lambda: consumer.is_active, 5.0, "the consumer to be back")
+    wait_until(lambda: consumer.is_active, what="the consumer to be back")
     transport.publish("again", name)
-    wait_until(lambda: received == [b"again"], 5.0, "the delivery")
+    wait_until(lambda: received == [b"again"], what="the delivery")
     consumer.cancel()
     _deleted(witness, name)
 
@@ -1101,8 +1101,8 @@ def test_nothing_is_open_before_the_first_use(broker: Address) -> None:
 def test_warm_connects_in_the_background(transport: Transport) -> None:
     began_at = time.monotonic()
     transport.warm()
-    assert time.monotonic() - began_at < 0.5
-    wait_until(lambda: status_of(transport).state == "ready", 5.0, "the connection")
+    assert time.monotonic() - began_at < 4.0
+    wait_until(lambda: status_of(transport).state == "ready", what="the connection")
 
 
 def test_status_and_repr(transport: Transport, broker: Address, queue: str) -> None:
@@ -1144,7 +1144,7 @@ def test_close_is_idempotent_and_final(broker: Address, queue: str) -> None:
     assert transport.close()
     began_at = time.monotonic()
     assert transport.close()
-    assert time.monotonic() - began_at < 0.5
+    assert time.monotonic() - began_at < 4.0, "what it waits for at most is 5 s"
     assert not consumer.is_active
     for use in (
         lambda: transport.publish("body", queue),
@@ -1180,10 +1180,10 @@ def test_nothing_is_accepted_while_closing(broker: Address, queue: str) -> None:
         thread.start()
     started.wait()
     began_at = time.monotonic()
-    assert transport.close(5.0)
-    assert time.monotonic() - began_at < 2.0
+    assert transport.close(20.0)
+    assert time.monotonic() - began_at < 10.0
     for thread in threads:
-        thread.join(3.0)
+        thread.join(20.0)
         assert not thread.is_alive()
     assert {type(end) for end in ends} == {Closed}
 
@@ -1205,7 +1205,7 @@ def test_dropped_without_close_ends_its_threads(broker: Address, queue: str) -> 
     assert threading.active_count() == before + 1
     del transport
     gc.collect()
-    wait_until(lambda: threading.active_count() == before, 5.0, "the end of the thread")
+    wait_until(lambda: threading.active_count() == before, what="the end of the thread")
 
 
 def test_errors_are_not_delivered_kinds() -> None:

@@ -149,7 +149,7 @@ def test_a_host_that_answers_nothing_is_given_up_in_time(check: Check) -> None:
             filler.connect_ex(listener.getsockname())
         started_at = time.monotonic()
         found = check(url_of(listener.getsockname()[1]), "--timeout", "0.5")
-        assert time.monotonic() - started_at < 2.0
+        assert time.monotonic() - started_at < 4.0, "without --timeout, a step has 5 s"
         for filler in fillers:
             filler.close()
     assert found.failed == ["TCP"]
@@ -226,7 +226,7 @@ def test_an_alarm_is_named_and_does_not_hang(broker: DevBroker, check: Check) ->
     broker.block("low on disk")
     started_at = time.monotonic()
     found = check(url_of(broker.port))
-    assert time.monotonic() - started_at < 8.0
+    assert time.monotonic() - started_at < 15.0
     assert found.status == 1
     assert "low on disk" in found.step("publish")["cause"]
     assert "rabbitmq-diagnostics alarms" in found.step("publish")["remedy"]

@@ -171,7 +171,7 @@ def test_interrupted_it_finishes_the_batch(broker: DevBroker, dead: Dead, number
         text, _rest = process.communicate(timeout=20)
     assert process.returncode == 130
     assert text.splitlines()[-1] == f"10 of 60 replayed, 0 kept in {dead.name}; interrupted, 50 left as they were"
-    wait_until(lambda: dead.depths() == [10, 50], 5.0, "each message in one place")
+    wait_until(lambda: dead.depths() == [10, 50], what="each message in one place")
 
 
 def test_interrupted_it_says_so_to_a_program_too(broker: DevBroker, dead: Dead) -> None:
@@ -196,5 +196,5 @@ def test_interrupted_twice_it_ends_at_once_and_loses_nothing(broker: DevBroker, 
         text, _rest = process.communicate(timeout=20)
     assert process.returncode == 130
     assert text.splitlines()[-1].startswith("0 of 60 replayed")
-    wait_until(lambda: dead.depths()[1] == 60, 5.0, "what was not confirmed is back")
+    wait_until(lambda: dead.depths()[1] == 60, what="what was not confirmed is back")
     broker.release_confirms()

@@ -43,9 +43,7 @@ def test_out_of_a_black_hole(transport: Transport, ways: tuple[FaultProxy, Fault
     used.freeze()
     began_at = time.monotonic()
     transport.publish("second", queue, timeout=20.0)
-    assert time.monotonic() - began_at < 10.0, (
-        "two intervals and a second; an answer is awaited for 15 s"
-    )
+    assert time.monotonic() - began_at < 10.0, "two intervals and a second; an answer is awaited for 15 s"
     assert status_of(transport).broker != f"127.0.0.1:{used.port}"
     assert status_of(transport).reconnects == 1
 

@@ -20,8 +20,8 @@ from typing import NoReturn
 from wsgi_messaging import Transport
 
 Report = dict[str, object]
-CHILD_WITHIN = 2.0
-"""Seconds that the first publish of a child may take."""
+CHILD_WITHIN = 5.0
+"""Seconds that the first publish of a child may take: in vain, it is 10."""
 
 
 def sockets() -> list[str]:
@@ -130,7 +130,7 @@ def closing_what_was_inherited(transport: Transport, queue: str) -> Report:
     def close() -> None:
         began_at = time.monotonic()
         assert transport.close()
-        assert time.monotonic() - began_at < 0.5
+        assert time.monotonic() - began_at < 4.0
 
     codes = wait_for(in_child(close), in_child(close, exit_handlers=True))
     transport.publish("parent after", queue)

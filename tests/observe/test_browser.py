@@ -71,12 +71,12 @@ def test_it_is_live_without_a_reload(browser: Browser, server: Gunicorn, queue: 
     for _ in range(3):
         before_it = confirmed(browser)
         server.reach_workers(f"/publish?queue={queue}")
-        wait_until(partial(has_more, browser, before_it), 5.0, "more confirms")
+        wait_until(partial(has_more, browser, before_it), what="more confirms")
     wait_until(lambda: browser.ask("document.querySelectorAll('#rows svg polyline').length") >= 2, 10.0, "a chart")
 
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: victim not in shown_pids(browser), 5.0, "the end of the killed worker's row")
+    wait_until(lambda: victim not in shown_pids(browser), what="the end of the killed worker's row")
     wait_until(lambda: shown_pids(browser) == server.pids(), 10.0, "the row of the new worker")
     server.reload()
     wait_until(lambda: not shown_pids(browser) & before and len(browser.cells()) == 2, 20.0, "rows of new workers only")
@@ -84,7 +84,7 @@ def test_it_is_live_without_a_reload(browser: Browser, server: Gunicorn, queue: 
     assert not browser.complaints, "the policy, the script and the style fit each other"
 
     server.stop()
-    wait_until(lambda: "no answer" in browser.ask("document.getElementById('alarm').textContent"), 5.0, "the alarm")
+    wait_until(lambda: "no answer" in browser.ask("document.getElementById('alarm').textContent"), what="the alarm")
 
 
 def test_both_schemes_are_readable(browser: Browser, server: Gunicorn) -> None:

@@ -38,7 +38,7 @@ def shown(make: Callable[..., Transport], run_dir: Path, **changes: Any) -> Tran
     """A transport with one confirmed message that the command shows."""
     transport = make(run_dir=str(run_dir), **changes)
     transport.publish(b"x", "nobody", mandatory=False)
-    wait_until(lambda: confirmed(run_dir) == [1], 5.0, "the confirm in the table")
+    wait_until(lambda: confirmed(run_dir) == [1], what="the confirm in the table")
     return transport
 
 

@@ -35,7 +35,7 @@ def test_the_numbers_are_those_of_the_connection(make: Callable[..., Transport],
     transport = make() if is_shared else make(run_dir=None)
     for _ in range(30):
         transport.publish(b"x", "nobody", mandatory=False)
-    wait_until(lambda: scrape(transport).get("wsgi_messaging_confirmed_total") == 30, 3.0, "30 confirms")
+    wait_until(lambda: scrape(transport).get("wsgi_messaging_confirmed_total") == 30, what="30 confirms")
     found = scrape(transport)
     assert found["wsgi_messaging_ready"] == 1
     assert found["wsgi_messaging_heartbeat_seconds"] == 2
@@ -58,5 +58,5 @@ def test_two_transports_of_one_name_are_told_as_one(make: Callable[..., Transpor
     first, second = make(), make()
     first.publish(b"x", "nobody", mandatory=False)
     second.publish(b"x", "nobody", mandatory=False)
-    wait_until(lambda: scrape(first).get("wsgi_messaging_confirmed_total") == 2, 3.0, "the sum")
+    wait_until(lambda: scrape(first).get("wsgi_messaging_confirmed_total") == 2, what="the sum")
     assert scrape(second)["wsgi_messaging_ready"] == 1

@@ -300,7 +300,7 @@ def test_no_password_is_on_it(make: Callable[..., Transport]) -> None:
     transport = make(url="amqp://user:hunter2@127.0.0.1:1")
     transport.warm()
     page = StatusPage(transport, "/status", "loopback")
-    shown = wait_until(lambda: re.search(b"refused", ask(page, **LOCAL)[2]), 5.0, "the failure on the page")
+    shown = wait_until(lambda: re.search(b"refused", ask(page, **LOCAL)[2]), what="the failure on the page")
     assert b"hunter2" not in shown.string
     assert b"hunter2" not in ask(page, **LOCAL | {"PATH_INFO": "/status.json"})[2]
     (file,) = Path(str(transport.settings.run_dir)).iterdir()

@@ -100,12 +100,12 @@ def test_a_full_disk_shows_when_the_file_is_made(run_dir: Path) -> None:
 def test_the_file_of_a_killed_process_is_removed_by_whoever_looks(run_dir: Path) -> None:
     own = written(run_dir, FileName.of_this_process("publish"))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        since = wait_until(lambda: places.started(child.pid), 5.0, "the child")
+        since = wait_until(lambda: places.started(child.pid), what="the child")
         its = written(run_dir, replace(own, pid=child.pid, started=since))
         with RunDirectory(run_dir) as directory:
             assert set(directory.files()) == {own, its}
             child.send_signal(signal.SIGKILL)
-            wait_until(lambda: directory.files() == [own], 5.0, "the end of the child, not reaped yet")
+            wait_until(lambda: directory.files() == [own], what="the end of the child, not reaped yet")
         assert child.wait(5.0) == -signal.SIGKILL
     assert [path.name for path in run_dir.iterdir()] == [str(own)]
 

@@ -80,18 +80,19 @@ def test_a_change_is_written_within_half_a_second(connection: Connection, shown:
     asked = connection.asked
     assert shown.before_sleep(60000) <= 501 and connection.asked == asked, "too early to write, and not for long"
     assert only(run_dir).connection.confirmed == 0
-    wait_until(lambda: shown.before_sleep(60000) and only(run_dir).connection.confirmed == 7, 2.0)
+    wait_until(lambda: shown.before_sleep(60000) and only(run_dir).connection.confirmed == 7)
 
 
 def test_a_busy_connection_is_not_asked_more_than_twice_a_second(connection: Connection, shown: Posting) -> None:
+    began_at = time.monotonic()
     for _ in range(10000):
         assert shown.before_sleep(0) == 0
-    assert connection.asked <= 2
+    assert connection.asked <= 2 + 2 * (time.monotonic() - began_at)
 
 
 def test_a_connection_on_which_nothing_happens_sleeps_on(connection: Connection, shown: Posting) -> None:
     shown.before_sleep(60000)
-    wait_until(lambda: shown.before_sleep(60000) == 60000, 2.0, "a sleep that is not cut short")
+    wait_until(lambda: shown.before_sleep(60000) == 60000, what="a sleep that is not cut short")
 
 
 def test_a_change_of_state_is_written_at_once(connection: Connection, shown: Posting, run_dir: Path) -> None:
@@ -120,7 +121,7 @@ def test_what_a_broker_says_at_length_fits(connection: Connection, shown: Postin
 def test_ages_go_on_between_two_writes(connection: Connection, shown: Posting, run_dir: Path) -> None:
     connection.known = replace(NOTHING, sent_age=1.0, received_age=2.0)
     shown.before_sleep(0)
-    wait_until(lambda: (only(run_dir).connection.sent_age or 0) > 1.2, 2.0, "an age that grows without a write")
+    wait_until(lambda: (only(run_dir).connection.sent_age or 0) > 1.2, what="an age that grows without a write")
     assert connection.asked == 1
     assert (only(run_dir).connection.received_age or 0) > 2.2
 
@@ -198,7 +199,7 @@ def test_a_transport_shows_what_it_says_of_itself(make: Callable[..., Transport]
     transport = make()
     for _ in range(50):
         transport.publish(b"x", "nobody", mandatory=False)
-    wait_until(lambda: only(run_dir).connection.confirmed == 50, 3.0, "the last confirms, with nothing after them")
+    wait_until(lambda: only(run_dir).connection.confirmed == 50, what="the last confirms, with nothing after them")
     row = only(run_dir)
     (own,) = transport.status().connections
     assert (row.pid, row.app, row.connection.name) == (os.getpid(), "seen", own.name)
@@ -211,8 +212,8 @@ def test_a_transport_shows_what_it_says_of_itself(make: Callable[..., Transport]
 def test_heartbeats_are_seen_while_nothing_else_happens(make: Callable[..., Transport], run_dir: Path) -> None:
     transport = make(heartbeat=1)
     transport.warm()
-    wait_until(lambda: run_dir.exists() and status.read(run_dir), 5.0, "the connection")
-    wait_until(lambda: only(run_dir).connection.beats_sent >= 3, 5.0, "three beats")
+    wait_until(lambda: run_dir.exists() and status.read(run_dir), what="the connection")
+    wait_until(lambda: only(run_dir).connection.beats_sent >= 3, what="three beats")
     stays(lambda: (only(run_dir).connection.sent_age or 0) < 1.0, 1.0, "an age below the interval")
 
 

@@ -94,7 +94,7 @@ def test_no_reading_is_a_mixture_while_another_process_writes(tmp_path: Path) ->
                 seen.add(found.payload[0])
         assert len(seen) > 10, "it did write meanwhile"
         writer.send_signal(signal.SIGSTOP)
-        wait_until(lambda: record.read(bytes(content(descriptor))), 2.0, "a whole record of a stopped writer")
+        wait_until(lambda: record.read(bytes(content(descriptor))), what="a whole record of a stopped writer")
     finally:
         os.close(descriptor)
         writer.kill()

@@ -48,7 +48,7 @@ def spans(exporter: InMemorySpanExporter, name: str, count: int = 1) -> list[Any
     def found() -> list[Any]:
         return [span for span in exporter.get_finished_spans() if span.name.startswith(name)]
 
-    return wait_until(lambda: found() if len(found()) >= count else [], 5.0, f"{count} spans {name!r}")
+    return wait_until(lambda: found() if len(found()) >= count else [], what=f"{count} spans {name!r}")
 
 
 def test_the_consumer_goes_on_with_the_publishers_trace(transport: Transport, exporter: InMemorySpanExporter) -> None:
@@ -95,7 +95,7 @@ def test_each_message_of_a_batch_carries_a_context_of_its_own(
     seen: list[str] = []
     transport.consume(Queue("batch", durable=False), lambda delivery: seen.append(delivery.headers["traceparent"]))
     transport.publish_many([Message(body=b"x", routing_key="batch")] * 3)
-    wait_until(lambda: len(seen) == 3, 5.0, "three messages")
+    wait_until(lambda: len(seen) == 3, what="three messages")
     created = {f"{span.context.span_id:016x}" for span in spans(exporter, "create", 3)}
     assert {text.split("-")[2] for text in seen} == created
 
@@ -208,7 +208,7 @@ def test_the_context_is_where_oslo_messaging_has_it(transport: Transport, broker
     Notifier(transport, "p", topics=[topic]).info({}, "e", 1)
     with Transport(broker.url) as plain:
         plain.consume(f"{topic}.info", heard.append)
-        wait_until(lambda: heard, 5.0, "the notification")
+        wait_until(lambda: heard, what="the notification")
     inner = json.loads(heard[0].json()["oslo.message"])
     assert inner["_context_traceparent"].startswith("00-")
     assert dict(heard[0].headers) == {}
@@ -271,7 +271,7 @@ def test_a_notification_without_an_instrument_has_no_context(make: Callable[...,
     transport, endpoint = make(run_dir=None), Images()
     with NotificationListener(transport, [topic], [endpoint]):
         Notifier(transport, "p", topics=[topic]).info({}, "e", 1)
-        wait_until(lambda: endpoint.seen, 5.0, "the notification")
+        wait_until(lambda: endpoint.seen, what="the notification")
     ((span_id, (ctxt, *_rest)),) = endpoint.seen
     assert (span_id, ctxt) == (0, {})
 
@@ -280,5 +280,5 @@ def test_without_an_instrument_nothing_is_added(make: Callable[..., Transport]) 
     transport, seen = make(run_dir=None), []
     transport.consume(Queue("plain", durable=False), lambda delivery: seen.append(dict(delivery.headers)))
     transport.publish(b"x", "plain")
-    wait_until(lambda: seen, 5.0, "the message")
+    wait_until(lambda: seen, what="the message")
     assert seen == [{}]

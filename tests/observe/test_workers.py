@@ -80,7 +80,7 @@ def test_one_scrape_tells_of_all_workers(server: Gunicorn, rabbitmq: RabbitMQ, r
         answers = list(pool.map(server.get, [f"/publish?queue={queue}"] * 40))
     served = [answer.json()["pid"] for answer in answers]
     expected = {pid: float(served.count(pid)) for pid in server.pids()}
-    wait_until(lambda: scraped() == expected, 5.0, f"the publishes of each worker: {expected}")
+    wait_until(lambda: scraped() == expected, what=f"the publishes of each worker: {expected}")
     stays(lambda: scraped() == expected, 0.5, "the same from whichever worker answers")
 
 
@@ -92,7 +92,7 @@ def test_the_broker_dies_and_comes_back(own_rabbitmq: RabbitMQ, run_dir: Path, u
     try:
         server.start(path="/pid")
         agreed(server, own_rabbitmq, run_dir, 2)
-        wait_until(lambda: server.get("/readyz").status == 200, 5.0, "ready")
+        wait_until(lambda: server.get("/readyz").status == 200, what="ready")
         own_rabbitmq.kill()
         wait_until(lambda: by_page(server) == set() == by_command(run_dir), 10.0, "nobody ready on page and command")
         troubles = wait_until(
@@ -105,7 +105,7 @@ def test_the_broker_dies_and_comes_back(own_rabbitmq: RabbitMQ, run_dir: Path, u
         own_rabbitmq.start()
         after = agreed(server, own_rabbitmq, run_dir, 2)
         assert pids(after) == server.pids(), "the same workers"
-        wait_until(lambda: server.get("/readyz").status == 200, 5.0, "ready again")
+        wait_until(lambda: server.get("/readyz").status == 200, what="ready again")
         board = server.get("/status.json").json()
         assert [row["reconnects"] for row in board["connections"]] == [1, 1]
     finally:

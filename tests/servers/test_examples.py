@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,13 +43,14 @@ class Compute:
 
     def __init__(self) -> None:
         self.built: list[tuple[str, str]] = []
+        self.may_answer = threading.Event()
 
     def build_instance(self, ctxt: dict[str, Any], instance: str) -> None:
         self.built.append((instance, ctxt["user_id"]))
 
     def get_diagnostics(self, ctxt: dict[str, Any], instance: str) -> dict[str, Any]:
         if instance == "slow":
-            time.sleep(2.0)
+            self.may_answer.wait(20.0)
         return {"instance": instance, "state": "running", "for": ctxt["user_id"]}
 
 
@@ -59,6 +61,7 @@ def compute(rabbitmq: RabbitMQ) -> Iterator[Compute]:
         server = RPCServer(transport, Target(exchange="nova", topic="compute", server="host1"), [endpoint])
         server.start()
         yield endpoint
+        endpoint.may_answer.set()
         server.stop()
 
 
@@ -91,7 +94,7 @@ def test_novas_api_under_mod_wsgi(rabbitmq: RabbitMQ, compute: Compute, mode: st
         begun = time.monotonic()
         status, answer = ask(server, "GET", "/servers/slow/diagnostics", **{"X-Timeout": "0.5"})
         assert (status, answer["maybe_sent"]) == (504, True)
-        assert time.monotonic() - begun < 2.0, "the request's own deadline ended the call"
+        assert time.monotonic() - begun < 8.0, "the request's own deadline ended the call"
         assert "missed heartbeats" not in rabbitmq.log_since(mark)
         assert server.alarms() == []
     finally:
@@ -108,7 +111,7 @@ def test_novas_api_without_a_compute_service_says_so_at_once(rabbitmq: RabbitMQ)
         begun = time.monotonic()
         status, answer = ask(server, "GET", "/servers/one/diagnostics")
         assert (status, "no compute service" in answer["error"]) == (503, True)
-        assert time.monotonic() - begun < 3.0
+        assert time.monotonic() - begun < 5.0, "in vain, it is 10 s and more"
     finally:
         server.discard()
 

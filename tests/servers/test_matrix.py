@@ -79,7 +79,7 @@ def test_stop_leaves_nothing_and_loses_nothing(run: Run, rabbitmq: RabbitMQ) -> 
     assert status == 0
     # Only requests that met a closed port or a closing server may have failed, none with an answer of ours.
     assert not [failure for failure in traffic.failures if "Error" not in failure]
-    wait_until(lambda: not rabbitmq.connections(run.prefix), 5.0, "the end of all connections")
+    wait_until(lambda: not rabbitmq.connections(run.prefix), what="the end of all connections")
     arrived = {message["properties"].get("message_id") for message in rabbitmq.messages(run.queue)}
     assert not set(run.confirmed) - arrived, "confirmed messages that are not in the queue"
     assert not run.server.alarms()

@@ -336,5 +336,5 @@ def test_the_worker_after_harakiri_is_connected(rabbitmq: RabbitMQ, small: dict[
     after = server.get(PUBLISH)
     assert after.status == 200
     assert "HARAKIRI" in server.log_text()
-    wait_until(lambda: _pids(rabbitmq, "killed") == {after.json()["pid"]}, 5.0, "the connection of the new worker")
+    wait_until(lambda: _pids(rabbitmq, "killed") == {after.json()["pid"]}, what="the connection of the new worker")
     assert _lines(server.log_text()) == ""

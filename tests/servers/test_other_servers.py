@@ -162,7 +162,7 @@ def test_the_recipe(name: str, runs: dict[str, Run], rabbitmq: RabbitMQ) -> None
     for _ in range(4):
         run.order()
     assert run.server.stop() == 0
-    wait_until(lambda: not rabbitmq.connections(run.prefix), 5.0, "the end of the connections")
+    wait_until(lambda: not rabbitmq.connections(run.prefix), what="the end of the connections")
     said = re.split(r"\n(?=\d{4}-\d\d-\d\d )", rabbitmq.log_since(run.log_mark))
     cut = re.compile(r"unexpectedly closed|missed heartbeats|\[error\]")
     assert not [entry for entry in said if run.prefix in entry and cut.search(entry)]

@@ -302,11 +302,11 @@ def start(project: Path) -> Iterator[Callable[..., Served]]:
 
 def get(line: str) -> list[str]:
     url = next(word for word in line.split() if word.startswith("http://"))
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=20) as answer:
         return str(answer.read().decode()).split()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     ends_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends_at
@@ -429,7 +429,7 @@ def test_serve_says_in_one_line_that_there_is_no_such_application(
     start: Callable[..., Served], name: str, said: str
 ) -> None:
     served = start(name)
-    _output, error = served.process.communicate(timeout=15)
+    _output, error = served.process.communicate(timeout=60)
     assert served.process.returncode == 2
     first, second = error.splitlines()
     assert first.startswith("wsgi-messaging serve: application: ") and said in first

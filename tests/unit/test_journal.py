@@ -62,7 +62,7 @@ def test_records_in_order_with_their_levels(journal: Journal, handler: Handler) 
         journal.info(f"{number}")
     journal.warning("w %s 100%")
     journal.error("e")
-    wait_until(lambda: len(handler.records) == 52, 5.0, "the records")
+    wait_until(lambda: len(handler.records) == 52, what="the records")
     assert handler.texts == [*map(str, range(50)), "w %s 100%", "e"]
     assert [record.levelname for record in handler.records[-3:]] == ["INFO", "WARNING", "ERROR"]
 
@@ -74,10 +74,10 @@ def test_a_handler_that_holds_its_lock_stops_no_caller(journal: Journal, handler
     with handler.lock:  # type: ignore[union-attr]
         for number in range(10):
             journal.warning(str(number))
-    assert native.monotonic() - began_at < 2.0
+    assert native.monotonic() - began_at < 5.0
     assert handler.records == []
     handler.gate.set()
-    wait_until(lambda: len(handler.records) == 10, 5.0, "the records")
+    wait_until(lambda: len(handler.records) == 10, what="the records")
     assert threading.current_thread().name not in handler.writers
 
 
@@ -85,8 +85,8 @@ def test_the_writer_is_there_only_while_there_is_something_to_write(journal: Jou
     assert not writers()
     for number in range(3):
         journal.info(str(number))
-        wait_until(lambda number=number: len(handler.records) == number + 1, 5.0, "the record")
-        wait_until(lambda: not writers(), 5.0, "the writer's end")
+        wait_until(lambda number=number: len(handler.records) == number + 1, what="the record")
+        wait_until(lambda: not writers(), what="the writer's end")
     assert handler.texts == ["0", "1", "2"]
 
 
@@ -107,7 +107,7 @@ def test_join_is_bounded(journal: Journal, handler: Handler) -> None:
     journal.close()
     began_at = native.monotonic()
     journal.join(0.01)
-    assert native.monotonic() - began_at < 2.0
+    assert native.monotonic() - began_at < 5.0
 
 
 def test_many_threads_lose_nothing(journal: Journal, handler: Handler) -> None:
@@ -120,7 +120,7 @@ def test_many_threads_lose_nothing(journal: Journal, handler: Handler) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    wait_until(lambda: len(handler.records) == 400, 5.0, "the records")
+    wait_until(lambda: len(handler.records) == 400, what="the records")
     for thread in range(4):
         own = [text for text in handler.texts if text.startswith(f"{thread}-")]
         assert own == [f"{thread}-{number}" for number in range(100)]
@@ -135,7 +135,7 @@ def test_out_of_threads_for_a_moment(journal: Journal, handler: Handler, monkeyp
         journal.info("1")
     assert not writers()
     journal.info("2")
-    wait_until(lambda: handler.texts == ["1", "2"], 5.0, "both records")
+    wait_until(lambda: handler.texts == ["1", "2"], what="both records")
 
 
 def test_a_question_is_answered_on_a_thread_of_the_application(journal: Journal) -> None:
@@ -178,7 +178,7 @@ def test_a_handler_that_raises_ends_nothing(
     journal.info("bad")
     assert failed.wait(5.0)
     journal.info("good")
-    wait_until(lambda: handler.texts == ["good"], 5.0, "the next record")
+    wait_until(lambda: handler.texts == ["good"], what="the next record")
     assert "LookupError: the handler's own" in capsys.readouterr().err
 
 
@@ -230,4 +230,4 @@ def test_a_writer_that_is_ended_has_a_successor(journal: Journal, handler: Handl
         journal.warning("written")
         return "written" in handler.texts
 
-    wait_until(is_written, 5.0, "a record behind it")
+    wait_until(is_written, what="a record behind it")

@@ -266,4 +266,4 @@ def test_a_publish_ends_with_the_request(transport: Transport) -> None:
     begun = native.monotonic()
     with deadline(0.2), Transport("amqp://127.0.0.1:1//") as unreachable, pytest.raises(Expired):
         unreachable.publish("x", "q")
-    assert native.monotonic() - begun < 2.0
+    assert native.monotonic() - begun < 5.0

@@ -302,7 +302,7 @@ def test_a_retry_is_bounded(transport: MemoryTransport, retry: int, tries: int, 
     transport.fail_with(Unavailable("away"))
     notifier = Notifier(transport, "p", soon=True, retry=retry)
     notifier.info({}, "e", 1)
-    wait_until(lambda: notifier.status().failed == 1, 5.0, "the notification being given up")
+    wait_until(lambda: notifier.status().failed == 1, what="the notification being given up")
     assert caplog.text.count("notifications cannot be sent") == 1
     assert transport.status().connections[0].failed == tries
 
@@ -330,10 +330,10 @@ def test_a_route_that_hangs_stops_no_other(transport: MemoryTransport) -> None:
         hanging = Notifier(half, "p", topics=["hanging", "fine"], soon=True)
         for number in range(3):
             hanging.info({}, "e", number)
-            wait_until(lambda: len(half.published) == number + 1, 5.0, "the other topic's message")  # noqa: B023
+            wait_until(lambda: len(half.published) == number + 1, what="the other topic's message")  # noqa: B023
         assert hanging.status().waiting == 3
         assert hanging.close(0.1) is False
-        wait_until(lambda: hanging.status().failed == 3, 5.0, "the end of what hangs")
+        wait_until(lambda: hanging.status().failed == 3, what="the end of what hangs")
     finally:
         half.close()
 
@@ -417,7 +417,7 @@ def test_a_notifier_that_is_dropped_ends_its_thread(transport: MemoryTransport) 
     assert threads
     del notifier
     gc.collect()
-    wait_until(lambda: not any(thread.is_alive() for thread in threads), 5.0, "the thread's end")
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), what="the thread's end")
 
 
 def test_close_sends_what_waits_and_takes_no_more(transport: MemoryTransport) -> None:
@@ -437,7 +437,7 @@ def test_close_is_bounded_and_says_what_is_left(transport: MemoryTransport, capl
     notifier.info({}, "e", 1)
     assert notifier.close(0.2) is False
     assert "1 notifications" in caplog.text
-    wait_until(lambda: notifier.status().failed == 1, 5.0, "the last message being given up")
+    wait_until(lambda: notifier.status().failed == 1, what="the last message being given up")
 
 
 def test_a_notifier_that_was_never_used_closes_at_once(transport: MemoryTransport) -> None:

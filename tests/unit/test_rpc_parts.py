@@ -438,12 +438,12 @@ def test_no_request_ends_the_pool(error: type[BaseException], monkeypatch: pytes
     delivered: Any = object()
     for _ in range(3):
         pool.put(delivered)
-    wait_until(lambda: len(executed) == 3 and not pool.busy, 5.0, "all three")
+    wait_until(lambda: len(executed) == 3 and not pool.busy, what="all three")
     assert pool.workers == 1
     pool.stop()
     assert pool.wait(5)
     assert pool.workers == 0
-    wait_until(lambda: ended == ([error, error] if is_exit(error()) else []), 5.0, "what was let through")
+    wait_until(lambda: ended == ([error, error] if is_exit(error()) else []), what="what was let through")
 
 
 def test_a_worker_that_is_ended_while_it_waits_is_not_counted_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,7 +467,7 @@ def test_a_worker_that_is_ended_while_it_waits_is_not_counted_as_waiting(monkeyp
     read: list[int] = []
     pool = Pool("pool", 2, execute, lambda _delivered: None, Reading)
     pool.start()
-    wait_until(lambda: len(read) == 2 and not pool.busy, 5.0, "the one that took the place of two")
+    wait_until(lambda: len(read) == 2 and not pool.busy, what="the one that took the place of two")
     delivered: Any = object()
     for _ in range(2):
         pool.put(delivered)

@@ -176,7 +176,7 @@ def test_a_callback_may_publish(transport: MemoryTransport) -> None:
     transport.declare(Queue("out"))
     transport.consume("in", lambda delivery: transport.publish(delivery.body, "out"))
     transport.publish("x", "in")
-    wait_until(lambda: transport.waiting("out"), 5.0, "the answer")
+    wait_until(lambda: transport.waiting("out"), what="the answer")
 
 
 def test_many_threads_at_once(transport: MemoryTransport) -> None:

@@ -17,7 +17,7 @@ from wsgi_messaging.connection import watch as watches
 from wsgi_messaging.connection.watch import Watch
 from wsgi_messaging.runtime import native
 
-LONG = 5000
+LONG = 10_000
 
 
 @pytest.fixture(params=["epoll", "poll"])
@@ -70,7 +70,7 @@ def test_nothing_is_open_before_open_and_after_close() -> None:
 def test_a_wake_up_ends_the_sleep_once(watch: Watch) -> None:
     watch.fall_asleep(0.0)
     watch.wake()
-    assert elapsed(watch, LONG) < 2.0
+    assert elapsed(watch, LONG) < 5.0
     assert sleeps(watch), "it was taken"
 
 
@@ -81,7 +81,7 @@ def test_wake_costs_nothing_while_it_is_awake(watch: Watch) -> None:
 
 def test_rouse_ends_the_next_sleep_whatever_it_does_now(watch: Watch) -> None:
     watch.rouse()
-    assert elapsed(watch, LONG) < 2.0
+    assert elapsed(watch, LONG) < 5.0
 
 
 def test_a_wake_up_that_comes_late_is_taken_all_the_same(watch: Watch, pair: native.WakeUp) -> None:
@@ -94,7 +94,7 @@ def test_a_wake_up_that_comes_late_is_taken_all_the_same(watch: Watch, pair: nat
     pair.drain()
     watch.rouse()  # the second half of that caller's wake
     watch.fall_asleep(0.0)
-    assert elapsed(watch, LONG) < 2.0
+    assert elapsed(watch, LONG) < 5.0
     watch.fall_asleep(0.0)
     assert sleeps(watch)
 
@@ -103,7 +103,7 @@ def test_from_another_thread(watch: Watch) -> None:
     watch.fall_asleep(0.0)
     thread = threading.Thread(target=watch.wake)
     thread.start()
-    assert elapsed(watch, LONG) < 2.0
+    assert elapsed(watch, LONG) < 5.0
     thread.join()
 
 
@@ -128,7 +128,7 @@ def test_no_wake_up_is_lost_between_the_look_and_the_sleep(watch: Watch) -> None
             work.pop()
             done += 1
     thread.join()
-    assert native.monotonic() - began_at < 4.0
+    assert native.monotonic() - began_at < 8.0
 
 
 def test_sockets_come_and_go(watch: Watch, pair: native.WakeUp) -> None:
@@ -336,7 +336,7 @@ def test_nobody_waits_in_the_place_of_a_thread_that_has_just_woken(readable: Rea
     pair.drain()
     began_at = native.monotonic()
     assert watch.wait_for_socket(LONG) is None
-    assert native.monotonic() - began_at < 2.0
+    assert native.monotonic() - began_at < 5.0
     watch.give_turn()
     wait_until(sleeper.has_woken, what="the thread, with its turn")
     watch.close()
@@ -349,5 +349,5 @@ def test_without_epoll_nobody_waits_in_its_place(readable: Readable, monkeypatch
     watch.add(readable, native.POLLIN)  # type: ignore[arg-type]
     began_at = native.monotonic()
     assert watch.wait_for_socket(LONG) is None
-    assert native.monotonic() - began_at < 2.0
+    assert native.monotonic() - began_at < 5.0
     watch.close()
