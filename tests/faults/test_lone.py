@@ -18,7 +18,7 @@ from wsgi_messaging.connection import loop, shortcut
 from wsgi_messaging.connection.shortcut import Shortcut
 from wsgi_messaging.devbroker import DevBroker
 
-HEARTBEAT = 1.0
+HEARTBEAT = 2.0
 LONG = 20.0
 
 
@@ -82,11 +82,11 @@ def test_a_black_hole_ends_at_the_deadline_and_the_heart_beats_on(proxy: FaultPr
         stand_by(transport, elsewhere)
         proxy.freeze(DOWN)
         began_at = time.monotonic()
-        failed = elsewhere(lambda: publish(transport, timeout=2.2)).exception(20.0)
+        failed = elsewhere(lambda: publish(transport, timeout=2.6)).exception(20.0)
         assert isinstance(failed, ConfirmTimeout) and failed.maybe_sent
-        assert time.monotonic() - began_at < 2.2 + 3.0
+        assert time.monotonic() - began_at < 2.6 + 3.0
         [pair] = proxy.pairs
-        assert pair.traffic["up"].largest_gap(time.monotonic()) < 1.6 * HEARTBEAT, "the broker gives up after two"
+        assert pair.traffic["up"].largest_gap(time.monotonic()) < 1.2 * HEARTBEAT, "no beat: it is 2.6 s"
 
 
 def test_a_break_is_noticed_while_nobody_publishes(proxy: FaultProxy, elsewhere: Elsewhere) -> None:
