@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import subprocess
 from functools import cache
@@ -83,6 +84,11 @@ def home() -> Path | None:
     return None
 
 
+# MPM prefork ends a child in its signal handler, and with it the sub-interpreter, on top of the request that it serves.
+# CPython ends a process in which that is done, whatever the application is.
+CUT_OFF = re.compile(r"Fatal Python error: Py_EndInterpreter: thread still has a frame|exit signal Abort \(6\)")
+
+
 class Apache(Server):
     """mode "daemon" (processes of mod_wsgi's own, main interpreter) or "embedded" (the default sub-interpreter)."""
 
@@ -103,6 +109,10 @@ class Apache(Server):
         if self.mode == "daemon" and not Path(_user().pw_dir).is_dir():
             return f"mod_wsgi's daemon processes need the home directory of {_user().pw_name}, {_user().pw_dir}"
         return None
+
+    def alarms(self) -> list[str]:
+        is_amid = self.mpm == "prefork" and "thread still has a frame" in self.log_text()
+        return [line for line in super().alarms() if not (is_amid and CUT_OFF.search(line))]
 
     def command(self) -> list[str]:
         assert self.program is not None

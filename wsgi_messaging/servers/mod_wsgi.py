@@ -4,7 +4,7 @@ Python starts after Apache's fork, so nothing is ever inherited; what matters is
 sub-interpreter that is destroyed is a segmentation fault (6 of 8 shutdowns), and joined in atexit is too
 late; so we subscribe to mod_wsgi's shutdown event, let requests in flight finish, close and join. Apache
 kills the process about 3 s after the event: both together stay below 2.5 s. The event may come twice (Python
-3.13).
+3.13). MPM prefork ends a child in its signal handler, on top of the request that it serves: that one is cut off.
 
 The first connection subscribes, or the middleware at the first request. A WSGI script that wants to be connected
 before it calls `start()`.
@@ -84,7 +84,8 @@ def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
     if _stopped or api is None:
         return
     _stopped = True
-    ends_at = native.monotonic() + DRAIN_SECONDS
+    is_amid_request = sys._getframe().f_back is not None
+    ends_at = native.monotonic() + (0.0 if is_amid_request else DRAIN_SECONDS)
     waiting = native.poll()
     while api.active_requests and native.monotonic() < ends_at:
         waiting.poll(DRAIN_STEP_MS)
