@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
-from operator import methodcaller
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +13,8 @@ from wsgi_messaging import Closed, ConfigurationError, servers
 from wsgi_messaging.runtime import worker
 from wsgi_messaging.servers import diagnosis, mod_wsgi, observe_first_request
 from wsgi_messaging.testing import MemoryTransport
+
+is_amid_request = mod_wsgi._is_amid_request
 
 
 class FakeModWsgi(ModuleType):
@@ -32,15 +31,6 @@ class FakeModWsgi(ModuleType):
         self.subscribers.append(callback)
 
     def stop(self) -> None:
-        """As Apache does: no frame of Python's is below the callback's."""
-        ended = _thread.allocate_lock()
-        ended.acquire()
-        for callback in self.subscribers:
-            calls = [partial(callback, "process_stopping", shutdown_reason="shutdown_signal"), ended.release]
-            _thread.start_new_thread(list, (map(methodcaller("__call__"), calls),))
-            assert ended.acquire(timeout=10.0)
-
-    def stop_amid_a_request(self) -> None:
         for callback in self.subscribers:
             callback("process_stopping", shutdown_reason="shutdown_signal")
 
@@ -73,6 +63,7 @@ def _as_in_a_new_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mod_wsgi, "_subscribed", False)
     monkeypatch.setattr(mod_wsgi, "_stopped", False)
     monkeypatch.setattr(mod_wsgi, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(mod_wsgi, "_is_amid_request", lambda _called: False)  # we have frames below it, Apache has none
     monkeypatch.setattr(servers, "_advice", {})
     monkeypatch.setattr(worker, "_marked", None)
     monkeypatch.setattr(worker, "_members", {})
@@ -164,11 +155,14 @@ def test_shutdown_waits_for_requests_in_flight_but_not_for_ever(inside: Callable
 def test_shutdown_does_not_wait_for_the_request_that_it_stands_on(
     inside: Callable[[Any], Any], member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mod_wsgi, "_is_amid_request", is_amid_request)
     monkeypatch.setattr(mod_wsgi, "DRAIN_SECONDS", 60.0)
     api = inside(FakeModWsgi(application_group="host|/app"))
     api.active_requests["1"] = object()
     mod_wsgi.subscribe()
-    api.stop_amid_a_request()
+    began_at = mod_wsgi.native.monotonic()  # type: ignore[attr-defined]
+    api.stop()
+    assert mod_wsgi.native.monotonic() - began_at < 60.0  # type: ignore[attr-defined]
     assert member.calls == ["close <= 0.7"]
 
 

@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol, cast
 
 from ..errors import ConfigurationError
@@ -84,8 +85,7 @@ def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
     if _stopped or api is None:
         return
     _stopped = True
-    is_amid_request = sys._getframe().f_back is not None
-    ends_at = native.monotonic() + (0.0 if is_amid_request else DRAIN_SECONDS)
+    ends_at = native.monotonic() + (0.0 if _is_amid_request(sys._getframe()) else DRAIN_SECONDS)
     waiting = native.poll()
     while api.active_requests and native.monotonic() < ends_at:
         waiting.poll(DRAIN_STEP_MS)
@@ -94,6 +94,11 @@ def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
             diagnosis.THREAD_LEFT.format(group=api.application_group, pid=os.getpid()),
             level=logging.CRITICAL,
         )
+
+
+def _is_amid_request(called: FrameType) -> bool:
+    """True where what Apache has called stands on a request of this thread's, which goes on after it, or not at all."""
+    return called.f_back is not None
 
 
 def _find() -> Api | None:
