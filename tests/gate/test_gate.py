@@ -63,8 +63,8 @@ def counted(count: str, work: str, url: str, bounds: Mapping[str, float]) -> dic
 @pytest.mark.parametrize(
     ("work", "python", "c"),
     [
-        ("publish", 121, 103),
-        ("publish_many", 35, 43),
+        ("publish", 127, 103),
+        ("publish_many", 38, 45),
         ("call", 351, 362),  # both sides: client and server
     ],
 )

@@ -12,7 +12,6 @@ Layer 2.
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,15 +24,16 @@ from .channels import Channels, Refused, closed_by_broker
 from .connecting import Attempts
 from .consuming import Consumers
 from .control import Control
+from .crowd import GATHERS_FOR, Crowd
 from .frames import FrameError, Inbound
 from .hosts import Broker
 from .inlet import Inlet
 from .link import Interrupted, Link, LinkOptions
-from .outlet import Outlet
+from .outlet import Order, Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .shortcut import STANDBY_FOR, Order, Shortcut
+from .shortcut import STANDBY_FOR, Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -80,7 +80,6 @@ class Loop:
         self._outlet = Outlet(self.publisher)
         self.outbox = self._outlet.outbox
         self._pulse = Pulse(self._warn)
-        self._orders: deque[Order] = deque()
         self._channels = channels
         self.journal = journal
         self._close_by: float | None = None
@@ -88,6 +87,7 @@ class Loop:
         self.watch = Watch()
         self._inlet = Inlet(channels, self._outlet, self._pulse, self._on_connection)
         self._shortcut = Shortcut(self.watch, self._outlet, self._inlet, self.publisher, self.consumers, self._pulse)
+        self._crowd = Crowd(self._outlet, self.publisher, self._inlet, self._shortcut)
         self._opening: native.Socket | None = None
         self._own_ident = -1
         self._thread = native.NativeThread(thread_name, self._run)
@@ -97,16 +97,15 @@ class Loop:
 
     def publish(self, entry: Outgoing, *, is_alone: bool = False) -> None:
         """Have a message sent; a caller that is alone writes it itself if it can."""
-        self.outbox.append(entry)
-        if not (is_alone and self._shortcut.write(entry)):
+        if not self._crowd.hand_over(entry, is_alone=is_alone):
             self.watch.wake()
         if self.state is State.CLOSED:  # nobody will look at the outbox any more
             self.publisher.give_up(self._outlet.take_messages(), Closed("the transport was closed"))
 
     def order(self, order: Order, *, is_alone: bool = False) -> None:
         """Have something done on the thread; a caller that is alone does it itself if it can."""
-        if not (is_alone and not self._orders and self._shortcut.carry_out(order)):
-            self._orders.append(order)
+        if not (is_alone and not self._outlet.orders and self._shortcut.carry_out(order)):
+            self._outlet.orders.append(order)
             self.watch.wake()
 
     def attend(self, is_there: Callable[[], object], until: float, *, is_alone: bool) -> None:
@@ -202,7 +201,7 @@ class Loop:
             self._link.close()
             self._link = None
         self.state = State.CLOSED
-        self._do_orders(native.monotonic())
+        self._outlet.carry_out(native.monotonic(), is_open=False)
         again = self.publisher.lost("closed", is_refusal=False)
         self.publisher.give_up([*again, *self._outlet.take_messages()], error)
         self.control.give_up(error)
@@ -255,7 +254,7 @@ class Loop:
         if not self.attempts.is_hopeless:
             return
         self.publisher.give_up(self._outlet.take_messages(), failure)
-        self._do_orders(native.monotonic())
+        self._outlet.carry_out(native.monotonic(), is_open=False)
         self.control.give_up(failure)
         self.consumers.refuse_new(failure)
 
@@ -273,7 +272,7 @@ class Loop:
         if self._is_to_stop(now):
             self._step(Event.CLOSE)
             return
-        self._do_orders(now)
+        self._outlet.carry_out(now, is_open=False)
         self._outlet.sweep(now)
         self.control.sweep(now)
         if now >= self.attempts.retry_at:
@@ -292,7 +291,7 @@ class Loop:
             if self.state is State.CLOSED:
                 return
             if self._pause(link, now):
-                self._inlet.read(link)
+                self._crowd.read(link)
             now = native.monotonic()
             self._outlet.answer(self._pulse.keep_alive(now))
             self._outlet.look(link.stream, now, is_blocked=self.blocked is not None)
@@ -302,24 +301,18 @@ class Loop:
         except (FrameError, codec.MalformedValue, Refused) as exc:
             self._lose(f"{exc}", exc)
         except Exception as exc:  # noqa: BLE001  (a defect costs the connection, not the thread)
-            self.journal.error(
-                f"{self.name}: {type(exc).__name__}: {exc}; a defect of wsgi_messaging, please report it"
-            )
-            self._lose(f"{type(exc).__name__}: {exc}", exc)
-
-    def _do_orders(self, now: float) -> None:
-        while self._orders:
-            written = self._orders.popleft()(now)
-            self._outlet.answer(written if self._link is not None else None)
+            cause = f"{type(exc).__name__}: {exc}"
+            self.journal.error(f"{self.name}: {cause}; a defect of wsgi_messaging, please report it")
+            self._lose(cause, exc)
 
     def _write(self, link: Link, now: float) -> None:
-        self._do_orders(now)
+        self._outlet.carry_out(now, is_open=True)
         for part in (self.control, self.consumers, self.publisher):
             if part.is_busy:
                 self._outlet.answer(part.advance(now))
         if self._close_by is not None:
             self._leave(now, self._close_by)
-        if self._outlet.write(link.stream, now, self.state is State.READY):
+        if self._outlet.write(link.stream, now, self.state is State.READY and not self._crowd.is_gathering):
             self._pulse.wrote(now)
 
     def _pause(self, link: Link, now: float) -> bool:
@@ -328,6 +321,7 @@ class Loop:
         self.watch.await_writing(wants_write)
         until = min(self._pulse.next_at, self.control.due_at(), self.consumers.due_at(), self.publisher.due_at())
         until = min(until, self.attempts.say_at, self.publisher.patience.look_at, self._close_by or now + 60)
+        until = min(until, now + GATHERS_FOR) if self._crowd.is_gathering else until
         if self.state is State.BLOCKED:
             self._outlet.sweep(now)
             until = min(until, now + SWEEP_EVERY)
@@ -336,15 +330,19 @@ class Loop:
         if stands_by and not self._awaits_nothing:  # somebody has begun to wait, and did not see it stand by
             stands_by = self.watch.is_on_standby = False
         until = min(until, now + STANDBY_FOR) if stands_by else until
-        has_work = self._outlet.has_answers or (self.outbox and self.state is State.READY)
-        is_busy = self._orders or link.has_early or link.stream.has_pending or (has_work and not wants_write)
+        has_messages = self.outbox and self.state is State.READY and not self._crowd.is_awaited
+        has_work = self._outlet.has_answers or has_messages
+        is_busy = self._outlet.orders or link.has_early or link.stream.has_pending or (has_work and not wants_write)
         wait_ms = 0 if is_busy else int(remaining(until, now) * 1000) + 1
-        return self.watch.sleep(wait_ms) or link.has_early or link.stream.has_pending
+        has_socket = self.watch.sleep(wait_ms)
+        if self._crowd.is_gathering:
+            self._crowd.disperse(is_answered=has_socket)
+        return has_socket or link.has_early or link.stream.has_pending
 
     @property
     def _awaits_nothing(self) -> bool:
         """True when the broker owes nobody an answer or a delivery."""
-        is_open = self.state is State.READY and self._close_by is None
+        is_open = self.state is State.READY and self._close_by is None and not self._crowd.is_gathering
         return is_open and not (self.publisher.in_flight or self.control.is_busy or self.consumers.are_awaited)
 
     def _on_connection(self, link: Link, inbound: Inbound) -> bytes:

@@ -8,6 +8,7 @@ Layer 2.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from ..runtime import native
 from .pending import Outgoing
@@ -19,12 +20,17 @@ WRITE_MAX = 262144
 SENDS_AT_ONCE = 4
 """Then it is time to read: callers may hand over messages as fast as the socket takes them, for ever."""
 
+Order = Callable[[float], bytes | None]
+"""Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
+
 
 class Outlet:
-    """The writing side of one connection. `outbox` is for any thread to append to, the rest for the connection's."""
+    """The writing side of one connection. `outbox` and `orders` are for any thread to append to, the rest for the
+    connection's."""
 
     def __init__(self, publisher: Publisher) -> None:
         self.outbox: deque[Outgoing] = deque()
+        self.orders: deque[Order] = deque()
         self._publisher = publisher
         self._answers: deque[bytes] = deque()
         self._unsent = memoryview(b"")
@@ -46,6 +52,12 @@ class Outlet:
         """Have some bytes written before the next message."""
         if written:
             self._answers.append(written)
+
+    def carry_out(self, now: float, *, is_open: bool) -> None:
+        """Do what was ordered."""
+        while self.orders:
+            written = self.orders.popleft()(now)
+            self.answer(written if is_open else None)
 
     def write_one(self, stream: Stream, now: float) -> bool:
         """Write a message if it is all there is to write; True when the socket took it whole. Raises: OSError."""

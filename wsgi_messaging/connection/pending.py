@@ -120,6 +120,11 @@ class Confirms:
         """The number of the message that was written last."""
         return self._next_tag - 1
 
+    @property
+    def answered_count(self) -> int:
+        """How many were written and are not unanswered any more."""
+        return self._next_tag - 1 - len(self.entries)
+
     def is_awaited(self, now: float) -> bool:
         """True while somebody waits for the answer to one of them."""
         return any(entry.is_wanted(now) for entry in self.entries.values())

@@ -24,7 +24,7 @@ from .channels import Channels, close_reason
 from .frames import Inbound
 from .lanes import Lane, PlainLane
 from .patience import Patience
-from .pending import Outgoing
+from .pending import Confirms, Outgoing
 from .trials import Trial, Trials
 
 TRIES_AFTER_REFUSALS = 3
@@ -93,14 +93,14 @@ class Publisher:
         """Messages that were written and not yet answered."""
         return sum(len(lane.confirms) for lane in self._lanes)
 
+    @property
+    def confirms(self) -> Confirms:
+        """Of the main lane, where most messages go."""
+        return self._main.confirms
+
     def told(self) -> dict[str, int]:
         """Its part of a `ConnectionStatus`."""
-        return {
-            "confirmed": self.confirmed,
-            "failed": self.failed,
-            "returned": self.returned,
-            "in_flight": self.in_flight,
-        }
+        return {name: getattr(self, name) for name in ("confirmed", "failed", "returned", "in_flight")}
 
     @property
     def is_idle(self) -> bool:

@@ -28,7 +28,7 @@ from .consuming import Consumers
 from .frames import FrameError
 from .inlet import Inlet
 from .link import Link
-from .outlet import Outlet
+from .outlet import Order, Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
@@ -40,9 +40,6 @@ STANDBY_FOR = 0.1
 """Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
 APART_FOR = 0.02
 """Seconds for which nobody reads unasked in the thread's place after somebody wanted the thread meanwhile."""
-
-Order = Callable[[float], bytes | None]
-"""Something to do for a connection, at a time (`now`); gives the bytes to write, if it is open."""
 
 
 class Shortcut:
@@ -72,6 +69,10 @@ class Shortcut:
             return False
         self._look_out_for_more()
         return bool(self._in_its_place(self._write_message, entry))
+
+    def write_all(self) -> bool:
+        """Write what waits in the outbox. False when there is something to do for the connection's thread."""
+        return not native.is_main_thread() and bool(self._in_its_place(self._write_outbox))
 
     def read_answer(self, is_there: Callable[[], object], until: float) -> bool:
         """Read what comes until `is_there()`, if the thread stands by.
@@ -141,6 +142,13 @@ class Shortcut:
         if not entry.confirm or waits_in_a_hub():
             return False
         return self._read_on_standby(link, now, lambda: entry.is_done, entry.deadline)
+
+    def _write_outbox(self, link: Link, now: float) -> bool:
+        if self._outlet.write(link.stream, now, takes_messages=True):
+            self._pulse.wrote(now)
+        is_out = self._outlet.has_nothing and not link.stream.wants_write
+        is_watched = not self._watch.is_on_standby and self._publisher.due_at() >= self._watch.sleeps_until
+        return is_out and is_watched
 
     def _read_on_standby(self, link: Link, now: float, is_there: Callable[[], object], until: float) -> bool:
         """As `read_answer`, in the thread's place."""
