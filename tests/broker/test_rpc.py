@@ -695,6 +695,48 @@ def test_who_waits_for_a_start_that_fails_starts_it(
     assert server.stop()
 
 
+@pytest.mark.parametrize("phase", ["declare", "start"])
+def test_a_server_that_is_stopped_while_it_starts_serves_nothing(
+    transport: Transport, unique: Name, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """A signal's handler, for one. `stop` said that it was over, and the server served on behind that."""
+    server = RPCServer(transport, Target(exchange=EXCHANGE, topic=unique("topic"), server="s"), [Endpoint()])
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    owner: Any = wire if phase == "declare" else wire.Feed
+    original = getattr(owner, phase)
+
+    def held(*arguments: Any) -> None:
+        has_begun.set()
+        may_go_on.wait(10)
+        original(*arguments)
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(owner, phase, held)
+        starting = pool.submit(server.start)
+        assert has_begun.wait(10)
+        assert not server.stop()
+        may_go_on.set()
+        starting.result(20)
+    assert server.wait(10) and server.stop()
+    wait_until(lambda: not leftovers(server), what="the end of its threads and its consumers")
+    with pytest.raises(Unroutable):
+        transport.publish(b"gone", server.fanout_queue)
+
+
+def test_a_server_that_is_stopped_while_the_broker_is_silent_ends_its_start(
+    transport: Transport, unique: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = RPCServer(transport, Target(exchange=EXCHANGE, topic=unique("topic"), server="s"), [Endpoint()])
+    monkeypatch.setattr(wire.Feed, "is_active", False)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(server.start, 60.0)
+        wait_until(lambda: server._running is not None, what="the consumers")
+        assert not server.stop()
+        starting.result(30)
+    assert server.stop()
+    wait_until(lambda: not leftovers(server), what="the end of its threads and its consumers")
+
+
 @pytest.mark.parametrize("short", [executor, timer])
 def test_a_start_for_which_there_is_no_thread_fails(
     transport: Transport, unique: Name, short: Any, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,8 @@ from .dispatcher import (
 )
 from .flags import QueueFlags
 from .serializer import NoOpSerializer, Serializer
-from .server import RPCServer, RPCServerStatus
+from .server import RPCServer
+from .status import RPCServerStatus
 from .target import Target
 from .versions import RPCVersionCapError
 

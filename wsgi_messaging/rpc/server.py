@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -38,6 +37,7 @@ from .flags import QueueFlags, explained
 from .monitoring import begin_to_beat
 from .replying import Replier
 from .serializer import Serializer
+from .status import RPCServerStatus
 from .target import Target, check
 from .timer import Timer
 
@@ -49,25 +49,6 @@ REPLIES_WITHIN = 5.0
 
 _executing_for: ContextVar[RPCServer | None] = ContextVar("wsgi_messaging_executing_for", default=None)
 """The server whose worker this thread, or greenlet, is."""
-
-
-@dataclass(slots=True)
-class RPCServerStatus:
-    """What a server has done so far, and has now."""
-
-    received: int = 0
-    executed: int = 0
-    failed: int = 0
-    """Executed, and the method raised."""
-    expired: int = 0
-    """Dropped unexecuted, because the caller had given up."""
-    duplicates: int = 0
-    """Dropped unexecuted, because they were begun before."""
-    malformed: int = 0
-    replies: int = 0
-    undeliverable: int = 0
-    busy: int = 0
-    workers: int = 0
 
 
 class RPCServer:
@@ -112,6 +93,7 @@ class RPCServer:
         self._running: _Running | None = None
         self._start_token = native.allocate_lock()  # whoever takes it starts; kept while the server is started
         self._started = Completion()  # another one takes its place, and it is set, too, when a start fails
+        self._is_cancelled = False  # stopped, be it while it starts
         self._ended = Completion()
 
     def __repr__(self) -> str:
@@ -129,7 +111,8 @@ class RPCServer:
 
     def start(self, timeout: float | None = None) -> None:
         """Declare the queues and begin to serve. Starting again does nothing; while another thread starts, this waits
-        for it, and tries it itself where that fails. What was stopped is made anew.
+        for it, and tries it itself where that fails. What was stopped is made anew; stopped while it starts, it serves
+        nothing.
 
         Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
         consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
@@ -144,6 +127,7 @@ class RPCServer:
                 raise ConnectTimeout("another thread starts the server, and has not done so in time")
 
     def _start_first(self, deadline: float) -> None:
+        self._is_cancelled = False
         try:
             self._start(deadline)
         except BaseException:
@@ -152,6 +136,8 @@ class RPCServer:
             failed.set()
             raise
         self._started.set()
+        if self._is_cancelled:  # looked at behind that, and `stop` does it the other way round: one sees the other
+            self.stop()
 
     def _start(self, deadline: float) -> None:
         connections = self.transport.connections()
@@ -174,8 +160,13 @@ class RPCServer:
         """Take no more requests, finish those that are executed, send their replies, end.
 
         What had only been prefetched goes back to its queue. Blocks: up to `timeout`; False when a request is still
-        being executed then: `wait` waits for it. In a method of its own it does not wait.
+        being executed then, which `wait` waits for, or while another call starts it, which ends that. In a method of
+        its own it does not wait.
         """
+        if self._start_token.locked():
+            self._is_cancelled = True
+            if not self._started.is_set:
+                return False
         running = self._running
         if running is None or running.pid != os.getpid() or self._ended.is_set:
             return True
@@ -342,7 +333,7 @@ class _Running:
         self.pool.start()
         for feed in self._feeds:
             feed.start()
-        while not all(feed.is_active for feed in self._feeds):
+        while not (self._server._is_cancelled or all(feed.is_active for feed in self._feeds)):
             changed = self._changed
             problem: MessagingError | None = next((feed.error for feed in self._feeds if feed.error), None)
             if problem is not None:
