@@ -167,6 +167,8 @@ class Connections(Lifetime):
             return ConfirmTimeout(f"{sent}: {why}", maybe_sent=True)
         if loop.state in (State.CONNECTING, State.WAITING):
             return ConnectTimeout(f"{sent}: {why}")
+        if loop.publisher.is_idle:  # the broker owes nobody an answer
+            why = "its time was over before its turn came; give it more (timeout, deadline)"
         return ConfirmTimeout(f"{sent}: {why}")
 
     def _why_not(self, loop: Loop) -> str:

@@ -53,6 +53,8 @@ class Message:
         for name in self.properties:
             if name not in _OTHER_PROPERTIES:
                 raise InvalidMessage(f"properties: {name!r} is none of {', '.join(_OTHER_PROPERTIES)}")
+        if self.retry is not None and type(self.retry) is not int:  # "0" of a configuration would have it sent again
+            raise InvalidMessage(f"retry: {self.retry!r:.60} is not a whole number")
         body, content_type, encoding = encode_body(self.body, self.content_type)
         try:
             if self._is_plain():

@@ -27,6 +27,7 @@ from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
     Closed,
     ConfigurationError,
+    ConfirmTimeout,
     ConnectionStatus,
     DeclarationRefused,
     Delivery,
@@ -398,6 +399,8 @@ LOOP.append(LOOP)
         {"properties": {"type": 7}},
         {"properties": {"tpye": "misspelt"}},
         {"properties": {"headers": {"x": 1}}},
+        {"retry": "0"},
+        {"retry": False},
     ],
     ids=lambda wrong: next(iter(wrong)) + "=" + repr(next(iter(wrong.values())))[:20],
 )
@@ -417,6 +420,15 @@ def test_what_cannot_be_sent_is_an_error_and_harms_nothing(
 def test_bad_timeouts_are_named(transport: Transport, queue: str, timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
         transport.publish("body", queue, timeout=timeout)
+
+
+def test_no_time_at_all_is_said_and_not_laid_to_the_broker(transport: Transport, witness: Any, queue: str) -> None:
+    transport.publish("before", queue)
+    with pytest.raises(ConfirmTimeout, match="its time was over before its turn came") as caught:
+        transport.publish("late", queue, timeout=0)
+    assert not caught.value.maybe_sent
+    transport.publish("after", queue)
+    assert texts(witness, queue) == ["before", "after"]
 
 
 def test_oversize_message(broker: Address, witness: Any, queue: str) -> None:
