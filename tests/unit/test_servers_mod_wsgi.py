@@ -176,6 +176,19 @@ def test_a_thread_that_did_not_end_is_said(inside: Callable[[Any], Any], caplog:
     assert "segmentation fault" in caplog.text
 
 
+def test_a_thread_that_did_not_end_harms_nothing_in_the_main_interpreter(
+    inside: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was told to use the main interpreter there."""
+    api = inside(FakeModWsgi())
+    stuck = Member(ends=False)
+    worker.enlist(stuck)
+    mod_wsgi.subscribe()
+    api.stop()
+    assert stuck.calls == ["close <= 0.7"]
+    assert not caplog.records
+
+
 def test_a_sub_interpreter_that_cannot_tell_its_end_is_refused_at_each_request(inside: Callable[[Any], Any]) -> None:
     inside(OldModWsgi("host|/app"))
     environ = {"mod_wsgi.process_group": "daemon", "mod_wsgi.application_group": "host|/app"}
