@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 PREFIX = "WSGI_MESSAGING_"
+TABLE = "WSGI_MESSAGING"
 EXTENSION = "wsgi_messaging"
 
 
@@ -39,6 +40,10 @@ class Messaging:
         """Wrap `app.wsgi_app`; the transport is `app.extensions["wsgi_messaging"]` from now on."""
         if EXTENSION in app.extensions:
             raise ConfigurationError(f"init_app: {app!r} has its messaging already")
+        if app.config.get(TABLE) is not None:
+            raise ConfigurationError(
+                f"{TABLE}: give each setting a key of its own, as {PREFIX}URL; the table is Django's"
+            )
         configuration = configured(app.config, PREFIX)
         wrapped: Any = app  # its type has a method where an attribute is meant to be set
         wrapped.wsgi_app = configuration.wrap(app.wsgi_app)
