@@ -101,7 +101,7 @@ def test_pages_are_configured_too(messaging: Messaging, memory_transport: Memory
         ({"WSGI_MESSAGING_DEADLINE": "soon"}, "^deadline: "),
         ({"WSGI_MESSAGING_HEALTH_PATH": "health"}, "^health_path: 'health' does not begin with a slash"),
         ({"WSGI_MESSAGING_STATUS_TOKEN": "short"}, "^status_token: it must have at least 16 characters"),
-        ({"WSGI_MESSAGING_TRANSPORT": 3}, "^WSGI_MESSAGING_TRANSPORT: 3 is not a Transport"),
+        ({"WSGI_MESSAGING_TRANSPORT": 3}, "^WSGI_MESSAGING_TRANSPORT: a Transport is wanted, not int"),
         ({"WSGI_MESSAGING": {"URL": "amqp://h"}}, "^WSGI_MESSAGING: give each setting a key of its own"),
     ],
 )

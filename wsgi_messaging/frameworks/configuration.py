@@ -61,7 +61,7 @@ def configured(mapping: Mapping[str, Any], prefix: str = "", *, offered: Sequenc
         return Configuration(_transport(settings, prefix, offered), options)
     key, transport = given
     if not isinstance(transport, Transport):
-        raise ConfigurationError(f"{key}: {transport!r} is not a Transport")
+        raise ConfigurationError(f"{key}: a Transport is wanted, not {type(transport).__name__} (a URL has a key)")
     return Configuration(transport, options)
 
 
