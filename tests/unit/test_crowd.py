@@ -148,10 +148,21 @@ def test_where_they_come_back_again_it_goes_on(place: Place) -> None:
 
 
 def test_an_answer_in_between_says_nothing_of_them(place: Place) -> None:
-    place.answered(4, in_flight=4)
+    for _ in range(2):
+        place.answered(4, in_flight=4)
+        assert place.crowd.is_gathering
+        place.crowd.disperse(is_answered=True)
+
+
+def test_what_has_waited_does_not_wait_again(place: Place) -> None:
+    """Fails without the look at it: answers that come one by one would hold it up until all were answered."""
+    place.answered(4, in_flight=20)
     place.hand_over(2)
     place.crowd.disperse(is_answered=True)
-    place.answered(4, in_flight=4)
+    place.answered(4, in_flight=16)
+    assert not place.crowd.is_gathering, "the thread writes it now"
+    place.desk.outlet.outbox.clear()
+    place.answered(4, in_flight=12)
     assert place.crowd.is_gathering
 
 

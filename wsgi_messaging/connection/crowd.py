@@ -32,6 +32,7 @@ class Crowd:
         self.is_gathering = False
         self._pile = 0
         self._is_complete = False
+        self._has_waited = False
         self._rest = self._rests_for = 0
         self._outlet = outlet
         self._publisher = publisher
@@ -60,7 +61,8 @@ class Crowd:
         self._inlet.read(link)
         answered = confirms.answered_count - answered_before
         all_of_them = answered + len(confirms) + len(self._outlet.outbox)
-        if not answered or all_of_them == 1:
+        has_waited, self._has_waited = self._has_waited, False
+        if not answered or all_of_them == 1 or has_waited:
             return
         self._pile = answered if 2 * answered <= all_of_them else (answered + 1) // 2
         if self._pile > 1 and self._rests_for:
@@ -74,5 +76,7 @@ class Crowd:
         self.is_gathering = False
         if self._is_complete:
             self._rest = 0
-        elif not is_answered:
+        elif is_answered:  # what waits now does not wait for those, too
+            self._has_waited = bool(self._outlet.outbox)
+        else:
             self._rest = self._rests_for = min(2 * self._rest + 1, RESTS_AT_MOST)
