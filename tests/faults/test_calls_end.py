@@ -267,11 +267,11 @@ def test_broker_stopped_amid(mortal: RabbitMQ, mortal_queue: str) -> None:
 def test_memory_alarm(mortal: RabbitMQ, mortal_queue: str) -> None:
     under_test = callers(mortal.url)
     under_test.connect(mortal_queue)
-    mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+    mortal.limit_memory("{absolute, 1000}")
     try:
         outcomes = under_test.run(mortal_queue, 3 * TIMEOUT)
     finally:
-        mortal.ctl("set_vm_memory_high_watermark", "0.4")
+        mortal.limit_memory("0.4")
     for name in PUBLISHING:
         error = outcomes[name].error
         assert isinstance(error, BrokerBlocked), str(outcomes[name])
@@ -284,12 +284,12 @@ def test_memory_alarm(mortal: RabbitMQ, mortal_queue: str) -> None:
 def test_fresh_process_during_an_alarm_gets_its_message_through_when_it_ends(
     mortal: RabbitMQ, mortal_queue: str
 ) -> None:
-    mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+    mortal.limit_memory("{absolute, 1000}")
     with Transport(mortal.url, name="faults") as transport:
         confirm = transport.publish_soon("patient", mortal_queue, timeout=20.0)
         wait_until(lambda: transport.status().connections[0].blocked, what="connection.blocked")
         assert transport.status().connections[0].state == "blocked"
-        mortal.ctl("set_vm_memory_high_watermark", "0.4")
+        mortal.limit_memory("0.4")
         confirm.wait()
         assert transport.status().connections[0].blocked is None
 
@@ -298,14 +298,14 @@ def test_a_long_alarm_ends_no_connection(mortal: RabbitMQ, mortal_queue: str) ->
     """RabbitMQ reads nothing from who publishes meanwhile, for as long as it takes: no sign that it is dead."""
     with Transport(settings=Settings(url=mortal.url, app="faults", heartbeat=1.0)) as transport:
         transport.publish("warm", mortal_queue)
-        mortal.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+        mortal.limit_memory("{absolute, 1000}")
         try:
             more_than_the_kernels_take = [bytes(1_000_000)] * 20
             confirms = [transport.publish_soon(body, mortal_queue, timeout=60.0) for body in more_than_the_kernels_take]
             wait_until(lambda: transport.status().connections[0].blocked, what="connection.blocked")
             stays(lambda: not transport.status().connections[0].reconnects, 8.0, "the connection")
         finally:
-            mortal.ctl("set_vm_memory_high_watermark", "0.4")
+            mortal.limit_memory("0.4")
         for confirm in confirms:
             confirm.wait()
         assert not transport.status().connections[0].reconnects

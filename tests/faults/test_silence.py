@@ -44,11 +44,11 @@ def suspended_channels(rabbitmq: RabbitMQ, transport: Transport) -> Iterator[Non
         "[P || [{pid, P}, {name, N}] <- rabbit_channel:info_all([pid, name]), "
         f'binary:match(N, <<"{connection.name}">>) =/= nomatch]'
     )
-    rabbitmq.ctl("eval", f"persistent_term:put(suspended, {channels}), [sys:suspend(P) || P <- {channels}].")
+    rabbitmq.evaluate(f"persistent_term:put(suspended, {channels}), [sys:suspend(P) || P <- {channels}]")
     try:
         yield
     finally:
-        rabbitmq.ctl("eval", "[catch sys:resume(P) || P <- persistent_term:get(suspended)].")
+        rabbitmq.evaluate("[catch sys:resume(P) || P <- persistent_term:get(suspended)]")
 
 
 def test_a_message_that_is_not_answered_goes_to_another_connection(
@@ -91,13 +91,13 @@ def test_a_reply_queue_that_hangs_is_replaced(
         replies = replies_of(calling.connections())
         hangs = replies.queue
         found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{hangs}">>))'
-        rabbitmq.ctl("eval", f"{found}, sys:suspend(amqqueue:get_pid(Q)).")
+        rabbitmq.evaluate(f"{found}, sys:suspend(amqqueue:get_pid(Q))")
         try:
             proxy.cut()
             wait_until(lambda: replies.queue != hangs and replies.is_active, 20.0, "another one")
             assert client.call({}, "add", a=2, b=2) == 4
         finally:
-            rabbitmq.ctl("eval", f"{found}, sys:resume(amqqueue:get_pid(Q)).")
+            rabbitmq.evaluate(f"{found}, sys:resume(amqqueue:get_pid(Q))")
             rabbitmq.delete_queue(hangs)
 
 

@@ -27,15 +27,15 @@ class Cluster:
     def cut_off(self, node: RabbitMQ) -> None:
         """Part a node from the others, as a network would: they run, and none lets the other in any more."""
         for other in self._others(node):
-            other.ctl("eval", f"erlang:set_cookie('{node.node}', cut_off).")
-            node.ctl("eval", f"erlang:set_cookie('{other.node}', cut_off_too).")
-        node.ctl("eval", "[erlang:disconnect_node(Node) || Node <- nodes()].")
+            other.evaluate(f"erlang:set_cookie('{node.node}', cut_off)")
+            node.evaluate(f"erlang:set_cookie('{other.node}', cut_off_too)")
+        node.evaluate("[erlang:disconnect_node(Node) || Node <- nodes()]")
 
     def bring_back(self, node: RabbitMQ) -> None:
         """Let them in again."""
         for other in self._others(node):
             for one, another in ((node, other), (other, node)):
-                one.ctl("eval", f"erlang:set_cookie('{another.node}', erlang:get_cookie()).")
+                one.evaluate(f"erlang:set_cookie('{another.node}', erlang:get_cookie())")
 
     def _others(self, node: RabbitMQ) -> list[RabbitMQ]:
         return [other for other in self.nodes if other is not node]

@@ -273,17 +273,13 @@ def test_stopping_is_quick_and_leaves_no_queue_behind(
     with Peer(url_for(OURS, rabbitmq)) as peer:
         peer(do="serve", topic=topic, server="s", exchange=EXCHANGE)
         assert call(peer, topic, "who") == "s"
-        before = names_of_queues(rabbitmq)
+        before = rabbitmq.queues()
         started = time.monotonic()
         assert peer(do="stop") == "stopped"
         assert time.monotonic() - started < 4.0
-        gone = before - names_of_queues(rabbitmq)
+        gone = before - rabbitmq.queues()
     assert len([name for name in gone if name.startswith("reply_")]) == 1
     assert len([name for name in gone if name.startswith(f"{topic}_fanout_")]) == 1
-
-
-def names_of_queues(rabbitmq: RabbitMQ) -> set[str]:
-    return set(rabbitmq.ctl("list_queues", "-q", "--no-table-headers", "name").split())
 
 
 def test_there_are_two_connections_however_many_servers_and_calls(

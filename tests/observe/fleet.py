@@ -34,7 +34,7 @@ def gunicorn(name: str, rabbitmq: RabbitMQ, run_dir: Path, *, workers: int = 2) 
 
 
 def by_broker(rabbitmq: RabbitMQ, name: str) -> set[str]:
-    """The names of the connections that `rabbitmqctl list_connections` lists."""
+    """The names of the connections that RabbitMQ knows."""
     return {each.connection_name for each in rabbitmq.connections(f"{name}:")}
 
 
