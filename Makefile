@@ -10,7 +10,8 @@ TESTS ?=
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-all lint soak coverage bench storm docs dist clean system environments
+.PHONY: help demo test test-all lint soak coverage bench storm docs dist clean \
+        system environments built-servers other-environments
 
 help:
 	@echo "make demo      the embedded broker, gunicorn, an example API: seen working in half a minute"
@@ -71,12 +72,17 @@ system:
 
 # The servers that cannot share an environment have one each: gunicorn dropped its eventlet worker in 26; Debian's
 # thread-less uWSGI runs the system's Python, and so does an Apache that may not read the interpreter of the user who
-# runs the tests (root's pyenv).
-# Built here and not taken from pip's cache: a wheel of the same version may be linked to another interpreter.
+# runs the tests (root's pyenv). Two at once, but the first: two editable installs would write the same files.
 environments: system
 	@$(ENVIRONMENT) $(VENV) test -e '.[test,gunicorn,werkzeug,gevent]' eventlet
+	@$(MAKE) --no-print-directory -j 2 built-servers other-environments
+
+# Built here and not taken from pip's cache: a wheel of the same version may be linked to another interpreter.
+built-servers:
 	@$(ENVIRONMENT) $(VENV) uwsgi --optional --no-cache-dir --no-binary uWSGI uWSGI
 	@$(ENVIRONMENT) $(VENV) mod_wsgi --optional --no-cache-dir --no-binary mod_wsgi mod_wsgi
+
+other-environments:
 	@$(ENVIRONMENT) .venv-eventlet eventlet 'gunicorn>=25,<26' eventlet -e .
 	@$(ENVIRONMENT) .venv-oslo oslo -e '.[oslo]' oslotest testscenarios testtools requests
 	@$(ENVIRONMENT) .venv-docs docs -e '.[docs]'
