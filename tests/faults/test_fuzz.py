@@ -167,7 +167,7 @@ def test_hostile_methods_end_no_handler(script: list[tuple[int, int, bytes]]) ->
     """Answers that nobody asked for, in any order, to the publisher, the control channel and the consumers."""
     open_channels = Channels()
     publisher, control = Publisher(open_channels), Control(open_channels)
-    consumers = Consumers(open_channels, Topology(), lambda text: None)
+    consumers = Consumers(open_channels, control, Topology(), lambda text: None)
     publisher.frame_max = FRAME_MAX
     for exchange, confirm in (("", True), ("", False), ("unproven", True)):
         publisher.admit(outgoing("body", exchange=exchange, confirm=confirm), 1.0)

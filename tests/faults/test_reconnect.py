@@ -259,6 +259,15 @@ def test_first_connection_with_one_dead_host(rabbitmq: RabbitMQ, queue: str) -> 
                 transport.publish("through", queue, timeout=9.0)
 
 
+def has_taken(transport: Transport, exchange: str) -> bool:
+    """Whether a message for all whose queues are bound to an exchange had anybody to go to."""
+    try:
+        transport.publish("for all", "", exchange, timeout=10.0)
+    except MessagingError:
+        return False
+    return True
+
+
 def test_kill_and_restart(
     own_rabbitmq: RabbitMQ, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,8 +275,9 @@ def test_kill_and_restart(
     caplog.set_level(logging.DEBUG, "wsgi_messaging")
     queue = unique("killed")
     own_rabbitmq.declare_queue(queue)
-    own_rabbitmq.keep_declarations()
+    passing = Queue(f"{queue}-2", Exchange("passing", "fanout", durable=False), durable=True)
     received: list[str] = []
+    passed: list[str] = []
     confirmed: list[str] = []
     over = threading.Event()
 
@@ -281,6 +291,9 @@ def test_kill_and_restart(
 
     with Transport(own_rabbitmq.url, name="killed") as transport:
         transport.consume(queue, lambda delivery: received.append(delivery.body.decode()))
+        transport.declare(passing)
+        transport.consume(passing.name, lambda delivery: passed.append(delivery.body.decode()))
+        own_rabbitmq.keep_declarations()
         threads = [threading.Thread(target=produce, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
@@ -293,10 +306,13 @@ def test_kill_and_restart(
         assert time.monotonic() - came_back_at < 10.0
         count = len(confirmed)
         wait_until(lambda: len(confirmed) > count + 50, 30.0, "publishing after the restart")
+        with Transport(own_rabbitmq.url, name="other") as other:
+            wait_until(lambda: has_taken(other, passing.exchange.name), 20.0, "the binding that the restart took")
         over.set()
         for thread in threads:
             thread.join(30.0)
             assert not thread.is_alive()
+        wait_until(lambda: "for all" in passed, what="the message over the exchange that the restart took")
         wait_until(lambda: set(confirmed) <= set(received), 30.0, "every confirmed message received")
         for role in ("publish", "consume"):
             name = status_of(transport, role).name

@@ -18,6 +18,7 @@ from wsgi_messaging.connection.consuming import (
     TURN_AFTER,
     Consumers,
 )
+from wsgi_messaging.connection.control import Control
 from wsgi_messaging.connection.frames import Inbound
 from wsgi_messaging.connection.position import MARK
 from wsgi_messaging.connection.subscription import ACCEPTED_WITHIN, Delivered, Subscription
@@ -35,7 +36,8 @@ class Desk:
         self.channels = Channels()
         self.topology = Topology()
         self.warnings: list[str] = []
-        self.consumers = Consumers(self.channels, self.topology, self.warnings.append)
+        self.control = Control(self.channels)
+        self.consumers = Consumers(self.channels, self.control, self.topology, self.warnings.append)
         self.notified: list[str] = []
 
     def declare(self, queue: str) -> None:
@@ -102,6 +104,30 @@ def test_subscribe(desk: Desk) -> None:
     assert desk.consumers.due_at() == float("inf")
     assert desk.advance() == []
     assert len(desk.consumers) == 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_transient_exchange_is_made_once_more_when_the_consumer_is_back(desk: Desk, durable: bool) -> None:
+    """The queue is still there, so that nothing else would tell that it gets no messages any more."""
+    desk.topology.record(
+        topology.declare_exchange(
+            "exchange", "fanout", passive=False, durable=durable, auto_delete=False, internal=False, arguments={}
+        )
+    )
+    desk.declare("q")
+    subscription = desk.active()
+    assert not desk.control.is_busy
+    desk.channels.lost(), desk.consumers.lost()
+    desk.advance()
+    desk.accept(subscription)
+    assert desk.control.is_busy is not durable
+    if durable:
+        return
+    [(channel, opening), (_channel, declaring)] = methods(desk.control.advance(NOW))
+    assert (opening, declaring) == ("channel.open", "exchange.declare")
+    assert desk.answer(inbound(channel, frames.method_id(40, 11))) == [(channel, "queue.bind")]
+    desk.answer(inbound(channel, frames.CHANNEL_CLOSE, "BsBB", 404, "no queue", 50, 20))
+    assert len(desk.warnings) == 1 and "queue 'q' may get nothing any more: binding of queue 'q'" in desk.warnings[0]
 
 
 def test_one_more_than_the_broker_allows_is_refused_and_disturbs_no_other(desk: Desk) -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from uuid import uuid4
 
 from ..errors import DeclarationRefused, MessagingError
 from . import codec, frames, topology
 from .channels import Channels, Refused, close_reason
+from .control import Control, Request
 from .frames import Inbound
 from .subscription import Delivered, Subscription
 from .topology import Topology, with_queue
@@ -31,6 +33,8 @@ ACK_AT_MOST = 100
 """How many it gathers."""
 ACCEPTED_AT_MOST = 240.0
 """The most seconds that `ACCEPTED_WITHIN` is doubled to."""
+RENEWED_WITHIN = 10.0
+"""Seconds for making once more what a queue's messages come by."""
 LAST_CALL = 1.0
 """Seconds more, with the thread awake: the answer may lie in the socket of a process that was stopped."""
 
@@ -38,9 +42,10 @@ LAST_CALL = 1.0
 class Consumers:
     """All subscriptions of one connection."""
 
-    def __init__(self, channels: Channels, topology: Topology, warn: Callable[[str], None]) -> None:
+    def __init__(self, channels: Channels, control: Control, topology: Topology, warn: Callable[[str], None]) -> None:
         self.delivered = 0
         self._channels = channels
+        self._control = control
         self._topology = topology
         self._warn = warn
         self._subscriptions: dict[int, Subscription] = {}
@@ -176,6 +181,8 @@ class Consumers:
             case topology.QUEUE_DECLARE_OK:
                 self._on_named(subscription.queue, codec.read_arguments("sll", inbound.arguments)[0])
             case frames.BASIC_CONSUME_OK:
+                if subscription.was_active and not subscription.is_missing:
+                    self._renew(subscription.queue, now)
                 subscription.accepted()
                 self._topology.wake(subscription.queue)
             case frames.BASIC_CANCEL:
@@ -183,6 +190,23 @@ class Consumers:
             case frames.CHANNEL_CLOSE:
                 return self._on_close(subscription, inbound, now)
         return b""
+
+    def _renew(self, queue: str, now: float) -> None:
+        """Its consumer is back, and what it got its messages by may be gone."""
+        for declaration in self._topology.not_outlasting(queue):
+            request = Request(
+                declaration.method,
+                declaration.arguments,
+                what=declaration.what,
+                deadline=now + RENEWED_WITHIN,
+                notify=lambda: None,
+            )
+            request.notify = partial(self._renewed, queue, request)
+            self._control.add(request, now)
+
+    def _renewed(self, queue: str, request: Request) -> None:
+        if isinstance(request.error, DeclarationRefused):
+            self._warn(f"queue {queue!r} may get nothing any more: {request.error}")
 
     def _on_named(self, queue: str, name: str) -> None:
         """A queue was declared; the broker has named it anew if it had named the one that is gone."""

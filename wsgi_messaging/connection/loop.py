@@ -71,7 +71,7 @@ class Loop:
         self.state = State.NEW
         self.publisher = Publisher(channels := Channels(), lambda: self.blocked is not None)
         self.control = Control(channels)
-        self.consumers = Consumers(channels, topology, self._warn)
+        self.consumers = Consumers(channels, self.control, topology, self._warn)
         self.attempts = Attempts(name, brokers, options, context, journal)
         self.frame_max = options.frame_max
         self.blocked: str | None = None

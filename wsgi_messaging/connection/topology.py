@@ -1,7 +1,9 @@
 """What was declared through us, so that it can be declared again when the broker no longer has it.
 
 It is not repeated at every reconnect: on a cluster with a half-dead node a binding can hang for a minute while
-publishing works. It is repeated when the broker says that something is missing (404, or an unroutable message).
+publishing works. It is repeated when the broker says that something is missing (404, or an unroutable message). An
+exchange that goes with a restart, from under a queue that stays, is missed by nobody: the queue is consumed and nothing
+comes. That one is repeated when the consumer is back.
 
 A queue that the broker named cannot come back under its name, only be replaced: its consumer declares another one, with
 the same bindings, in one write. An empty name is that of the queue declared last on the channel (AMQP 0-9-1, queue.bind
@@ -40,6 +42,8 @@ class Declaration:
     """The queue that it declares or binds."""
     source: str = ""
     """The exchange that it binds from."""
+    is_transient: bool = False
+    """The exchange that it declares goes with a restart of the broker, and its bindings with it."""
     is_named_by_broker: bool = False
     """The broker chose the queue's name."""
     goes_with_consumer: bool = False
@@ -94,6 +98,12 @@ class Topology:
         known = list(self._made)
         sources = {made.source for made in known if made.queue == queue and made.source}
         return [made for made in known if made.queue == queue or made.exchange in sources]
+
+    def not_outlasting(self, queue: str) -> list[Declaration]:
+        """What a queue that outlasts a restart of the broker may have lost by it: transient exchanges, bindings."""
+        made = self.of_queue(queue)
+        gone = {each.exchange for each in made if each.is_transient}
+        return [each for each in made if each.exchange in gone or each.source in gone]
 
     def once_more(self, queue: str) -> tuple[list[tuple[int, bytes]], str]:
         """The methods that make a queue, for one channel, and the name by which it can then be consumed there."""
@@ -150,7 +160,7 @@ def declare_exchange(
     arguments: dict[str, object],
 ) -> Declaration:
     raw = codec.arguments("BssbbbbbF", 0, name, kind, passive, durable, auto_delete, internal, False, arguments)
-    return Declaration(EXCHANGE_DECLARE, raw, f"exchange {name!r}", exchange=name)
+    return Declaration(EXCHANGE_DECLARE, raw, f"exchange {name!r}", exchange=name, is_transient=not durable)
 
 
 def declare_queue(
