@@ -1,7 +1,8 @@
-"""What the application gives us to call: refused where it is given, when calling it could not do its work.
+"""What the application gives us: refused where it is given, when it could not do its work.
 
 An `async def` or a generator function returns at once and has done nothing, so its messages would be acknowledged and
-lost. One that takes other arguments fails on each message, so a queue would be emptied into its dead letters.
+lost. One that takes other arguments fails on each message, so a queue would be emptied into its dead letters. A URL in
+place of a transport fails at the first call, in a request.
 
 Layer 1.
 """
@@ -15,6 +16,12 @@ from typing import Any
 from .errors import ConfigurationError
 
 _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def check_transport(transport: object) -> None:
+    """Raises: `ConfigurationError` for a URL, which is not repeated: it may hold a password."""
+    if isinstance(transport, (str, bytes)):
+        raise ConfigurationError("transport: a Transport is wanted, not a URL; make one of it: Transport(url)")
 
 
 def check_plain(what: str, function: Callable[..., Any]) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+from ..callables import check_transport
 from ..consumer import Consumer, Delivery
 from ..errors import ConfigurationError, DeclarationRefused
 from ..observe.instrument import Heard
@@ -102,6 +103,7 @@ class NotificationListener:
         flags: QueueFlags | None = None,
         timeout: float | None = None,
     ) -> None:
+        check_transport(transport)
         _check(executor, pool_size, prefetch, batch_size, batch_timeout)
         self.transport = transport
         self._tally = Tally()
@@ -113,8 +115,7 @@ class NotificationListener:
         self._flags = flags or QueueFlags()
         self._allow_requeue = allow_requeue
         self._timeout = timeout
-        self._threads = pool_size
-        self._prefetch = prefetch
+        self._threads, self._prefetch = pool_size, prefetch
         self._batches: Batches[_Received] | None = None
         self._make_batches: Callable[[], Batches[_Received]] | None = None
         if batch_size is not None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 
+from ..callables import check_transport
 from ..errors import (
     BrokerBlocked,
     ConfigurationError,
@@ -88,6 +89,7 @@ class Sender:
     def __init__(
         self, transport: Transport, exchange: str, flags: QueueFlags, *, declare: bool, timeout: float | None
     ) -> None:
+        check_transport(transport)
         self.transport = transport
         self.exchange = exchange
         self.timeout = transport.settings.timeout if timeout is None else timeout

@@ -98,7 +98,7 @@ class RPCClient:
             raise ConfigurationError(f"call_monitor_timeout: {self.call_monitor_timeout!r} is not from {least}")
         if self.retry is not None and type(self.retry) is not int:
             raise ConfigurationError(f"retry: {self.retry!r} is not a whole number")
-        check(self.target)
+        check(self.transport, self.target)
         versions.checked("version_cap", self.version_cap)
         versions.checked("version", self.target.version)
 

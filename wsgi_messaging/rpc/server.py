@@ -78,6 +78,7 @@ class RPCServer:
         ping: bool = False,
         with_traceback: bool = True,
     ) -> None:
+        check(transport, target)
         _check(target, executor, pool_size, ack, prefetch)
         self.transport = transport
         self.target = target
@@ -278,7 +279,6 @@ def _nothing() -> None:
 
 
 def _check(target: Target, kind: str, pool_size: int, ack: str, prefetch: int | None) -> None:
-    check(target)
     if not target.topic or not target.server:
         raise ConfigurationError(f"target: a server needs a topic and a server name; {target!r} has not both")
     if target.fanout:

@@ -1,6 +1,6 @@
 """Where a request goes, and where a server listens: names only.
 
-Layer 4: imports our errors.
+Layer 4: imports our errors and checks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..callables import check_transport
 from ..errors import ConfigurationError
 
 DEFAULT_EXCHANGE = "openstack"
@@ -69,8 +70,10 @@ class Target:
         return self.exchange_name, f"{self.topic}.{self.server}" if self.server else self.topic
 
 
-def check(target: object) -> None:
-    """Raises: `ConfigurationError` for another library's Target, which looks the same and knows no route."""
+def check(transport: object, target: object) -> None:
+    """Raises: `ConfigurationError` for a URL in place of a transport, and for another library's Target, which looks the
+    same and knows no route."""
+    check_transport(transport)
     if not isinstance(target, Target):
         kind = f"{type(target).__module__}.{type(target).__qualname__}"
         raise ConfigurationError(f"target: {kind} is no wsgi_messaging.Target; make one, with the same arguments")
