@@ -65,7 +65,7 @@ def counted(count: str, work: str, url: str, bounds: Mapping[str, float]) -> dic
     [
         ("publish", 127, 103),
         ("publish_many", 38, 45),
-        ("call", 351, 362),  # both sides: client and server
+        ("call", 385, 370),  # both sides: client and server
     ],
 )
 def test_function_calls_of_an_operation(url: str, work: str, python: int, c: int) -> None:

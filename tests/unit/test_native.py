@@ -9,6 +9,7 @@ import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,6 +131,8 @@ def test_the_thread_that_forks_is_the_childs_main_one(fork: Callable[[], int]) -
     """It knew of itself that it is not, in the parent."""
 
     def know_and_fork() -> None:
+        # Until who joins it sleeps: who wants the interpreter at the fork is waited for in the child, and is not there.
+        time.sleep(0.2)
         known.append(native.is_main_thread())
         told.extend(said_in_a_child(fork, lambda: str(native.is_main_thread())))
         known.append(native.is_main_thread())
