@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 ENVIRONMENT = sh tools/environment $(PYTHON)
 # A choice of tests: make test TESTS=tests/servers/test_matrix.py; one after the other: JOBS=0
 TESTS ?=
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 
 .PHONY: help demo test test-all lint soak coverage bench storm docs dist clean \
