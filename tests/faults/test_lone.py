@@ -14,7 +14,7 @@ from tests.harness.proxy import DOWN, FaultProxy
 from tests.harness.rabbitmq import RabbitMQ
 from tests.harness.waiting import Elsewhere, stays, wait_until
 from wsgi_messaging import BrokerBlocked, ConfirmTimeout, ConnectionStatus, Settings, Transport
-from wsgi_messaging.connection import loop, shortcut
+from wsgi_messaging.connection import shortcut
 from wsgi_messaging.connection.shortcut import Shortcut
 from wsgi_messaging.devbroker import DevBroker
 
@@ -122,7 +122,6 @@ def test_a_confirm_that_the_caller_did_not_wait_for_wakes_the_thread(
     """It does not stand by while an answer is to come."""
     with transport_to(broker.url) as transport:
         stand_by(transport, elsewhere)
-        monkeypatch.setattr(loop, "STANDBY_FOR", LONG)
         monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
         broker.hold_confirms()
         working = elsewhere(lambda: publish(transport))

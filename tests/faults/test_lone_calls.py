@@ -54,7 +54,6 @@ def endpoint(broker: DevBroker) -> Iterator[Endpoint]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but what is tested ends a standing by, or a reading, within the time of the test."""
-    monkeypatch.setattr(loop, "STANDBY_FOR", LONG)
     monkeypatch.setattr(shortcut, "STANDBY_FOR", LONG)
     monkeypatch.setattr(shortcut, "READ_WITHIN", LONG)
     monkeypatch.setattr(consuming, "ACK_WITHIN", LONG)

@@ -40,6 +40,7 @@ class Stream:
     has_pending = False
 
     def __init__(self) -> None:
+        self.octets = SimpleNamespace(is_contended=False)
         self.written = b""
         self.takes = 1 << 20
         self.fails: BaseException | None = None
@@ -221,6 +222,12 @@ def test_it_pays_to_stand_by_when_lone_messages_follow_each_other(desk: Desk, mo
     desk.write("b")
     assert desk.shortcut.is_hot(native.monotonic())
     assert not desk.shortcut.is_hot(native.monotonic() + LONG)
+
+
+def test_it_stands_by_longer_where_each_of_its_turns_costs_the_callers_one(desk: Desk) -> None:
+    at_rest = desk.shortcut.stands_by_for(desk.link)
+    desk.stream.octets.is_contended = True
+    assert desk.shortcut.stands_by_for(desk.link) > at_rest
 
 
 def test_an_answer_is_the_threads_when_the_socket_wakes_it(desk: Desk, answers: Answers) -> None:

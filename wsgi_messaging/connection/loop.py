@@ -33,7 +33,7 @@ from .outlet import Order, Outlet
 from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
-from .shortcut import STANDBY_FOR, Shortcut
+from .shortcut import Shortcut
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -329,7 +329,7 @@ class Loop:
         self.watch.fall_asleep(until, on_standby=stands_by)
         if stands_by and not self._awaits_nothing:  # somebody has begun to wait, and did not see it stand by
             stands_by = self.watch.is_on_standby = False
-        until = min(until, now + STANDBY_FOR) if stands_by else until
+        until = min(until, now + self._shortcut.stands_by_for(link)) if stands_by else until
         has_messages = self.outbox and self.state is State.READY and not self._crowd.is_awaited
         has_work = self._outlet.has_answers or has_messages
         is_busy = self._outlet.orders or link.has_early or link.stream.has_pending or (has_work and not wants_write)

@@ -38,6 +38,8 @@ READ_WITHIN = 0.1
 """Seconds that a caller waits for its answer in the thread's place."""
 STANDBY_FOR = 0.1
 """Seconds within which the next lone message must come for the thread to stand by, and for which it does."""
+STANDBY_AMID_WORK_FOR = 0.5
+"""The same where the interpreter is contended: each turn of the thread's costs the callers some 10 ms."""
 APART_FOR = 0.02
 """Seconds for which nobody reads unasked in the thread's place after somebody wanted the thread meanwhile."""
 
@@ -96,6 +98,10 @@ class Shortcut:
         if native.is_main_thread():
             return False
         return bool(self._in_its_place(self._write_answer, order))
+
+    def stands_by_for(self, link: Link) -> float:
+        """Seconds for which the thread need not look at the socket, while callers read what comes."""
+        return STANDBY_AMID_WORK_FOR if link.stream.octets.is_contended else STANDBY_FOR
 
     def is_hot(self, now: float) -> bool:
         """True when two lone callers came a moment ago, be it that the thread was awake: the next one is near."""

@@ -13,6 +13,7 @@ import ssl
 from typing import Any, Protocol
 
 from ..runtime import native
+from ..runtime.octets import Octets
 
 TLS_CHUNK = 65536
 
@@ -21,6 +22,7 @@ class Stream(Protocol):
     """What the connection's thread needs of a socket."""
 
     sock: native.Socket
+    octets: Octets
 
     def recv_into(self, buffer: memoryview) -> int | None:
         """Octets received; None for none now. Raises: OSError, EOFError at the end."""
@@ -50,10 +52,11 @@ class PlainStream:
 
     def __init__(self, sock: native.Socket) -> None:
         self.sock = sock
+        self.octets = Octets(sock)
 
     def recv_into(self, buffer: memoryview) -> int | None:
         try:
-            received = self.sock.recv_into(buffer)
+            received = self.octets.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
             return None
         if not received:
@@ -62,7 +65,7 @@ class PlainStream:
 
     def send(self, data: memoryview) -> int | None:
         try:
-            return self.sock.send(data)
+            return self.octets.send(data)
         except (BlockingIOError, InterruptedError):
             return None
 
@@ -78,6 +81,8 @@ class TlsStream:
 
     def __init__(self, sock: native.Socket, context: ssl.SSLContext, server_hostname: str, tls: Any) -> None:
         self.sock = sock
+        self.octets = Octets(sock)
+        self._received = memoryview(bytearray(TLS_CHUNK))
         self._tls = tls
         self._incoming = tls.MemoryBIO()
         self._outgoing = tls.MemoryBIO()
@@ -111,12 +116,12 @@ class TlsStream:
 
     def _receive(self) -> bool:
         try:
-            data = self.sock.recv(TLS_CHUNK)
+            received = self.octets.recv_into(self._received)
         except (BlockingIOError, InterruptedError):
             return False
-        if not data:
+        if not received:
             raise EOFError("the broker closed the TLS connection without a word")
-        self._incoming.write(data)
+        self._incoming.write(self._received[:received])
         return True
 
     def recv_into(self, buffer: memoryview) -> int | None:
@@ -151,7 +156,7 @@ class TlsStream:
             if not self._unsent:
                 self._unsent = self._outgoing.read()
             try:
-                sent = self.sock.send(self._unsent)
+                sent = self.octets.send(memoryview(self._unsent))
             except (BlockingIOError, InterruptedError):
                 return
             self._unsent = self._unsent[sent:]
