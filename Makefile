@@ -33,7 +33,7 @@ test: environments
 	@sh tools/test $(BIN)/python -m "not soak" -n $(JOBS) $(ARGS) $(TESTS)
 
 test-all: system
-	@sh tools/test-all tests/unit tests/broker tests/test_layers.py
+	@sh tools/test-all -n $(JOBS) tests/unit tests/broker tests/test_layers.py
 
 soak: environments
 	$(BIN)/python -m pytest -m soak -o timeout=3600 $(ARGS) $(TESTS)
