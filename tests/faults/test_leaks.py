@@ -39,10 +39,10 @@ def grown(work: Callable[[], None]) -> int:
     tracemalloc.start()
     try:
         work()
-        gc.collect()
+        settled()
         before = tracemalloc.get_traced_memory()[0]
         work()
-        gc.collect()
+        settled()
         return tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
