@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 
 from .connection import frames
-from .connection.control import Request
+from .connection.control import Request, unattended
 from .connection.frames import Inbound
 from .connection.loop import Loop
 from .connection.pending import Outgoing
@@ -221,13 +221,8 @@ class Connections(Lifetime):
         """As `request`, on the consuming connection, without waiting; `on_error` runs on its thread, which may not call
         this itself."""
         loop = self.loop(CONSUME)
-
-        def answered() -> None:
-            if request.error is not None:
-                on_error(request.error)
-
-        request = Request(
-            declaration.method, declaration.arguments, what=declaration.what, deadline=deadline, notify=answered
+        request = unattended(
+            declaration.method, declaration.arguments, what=declaration.what, deadline=deadline, on_error=on_error
         )
         loop.order(partial(loop.control.add, request))
 

@@ -254,16 +254,15 @@ class RabbitMQ:
             raise RuntimeError(f"rabbitmqctl {' '.join(args)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def evaluate(self, expression: str, timeout: float = 60.0) -> str:
-        """What an Erlang expression gives on the node, as Erlang writes it. Raises: RuntimeError when it raises."""
+    def evaluate(self, expression: str, timeout: float = 60.0) -> None:
+        """Have an Erlang expression evaluated on the node. Raises: RuntimeError when it raises."""
         cookie = (self.folder / ".erlang.cookie").read_text()
         done = self._run([_erl_call(), "-n", self.node, "-c", cookie, "-e"], timeout, f"{expression}.\n")
         if not done.stdout.startswith("{ok,"):
             raise RuntimeError(f"{expression}: {done.stdout}{done.stderr}")
-        return done.stdout
 
     def _evaluate_json(self, expression: str) -> Any:
-        """The same for something that JSON can say."""
+        """What it gives, where JSON can say that."""
         with tempfile.NamedTemporaryFile(dir=self.folder) as file:  # erl_call cuts long values
             self.evaluate(f'ok = file:write_file("{file.name}", rabbit_json:encode({expression}))')
             return json.loads(Path(file.name).read_bytes())

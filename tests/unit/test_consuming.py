@@ -40,10 +40,10 @@ class Desk:
         self.consumers = Consumers(self.channels, self.control, self.topology, self.warnings.append)
         self.notified: list[str] = []
 
-    def declare(self, queue: str) -> None:
+    def declare(self, queue: str, *, durable: bool = False) -> None:
         self.topology.record(
             topology.declare_queue(
-                queue, passive=False, durable=False, exclusive=False, auto_delete=False, arguments={}
+                queue, passive=False, durable=durable, exclusive=False, auto_delete=False, arguments={}
             )
         )
         self.topology.record(topology.bind_queue(queue, "exchange", "key", {}))
@@ -106,22 +106,25 @@ def test_subscribe(desk: Desk) -> None:
     assert len(desk.consumers) == 1
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_a_transient_exchange_is_made_once_more_when_the_consumer_is_back(desk: Desk, durable: bool) -> None:
-    """The queue is still there, so that nothing else would tell that it gets no messages any more."""
+@pytest.mark.parametrize(("durable_queue", "durable"), [(True, False), (True, True), (False, False)])
+def test_a_transient_exchange_is_made_once_more_when_the_consumer_is_back(
+    desk: Desk, durable_queue: bool, durable: bool
+) -> None:
+    """The durable queue is still there, so that nothing else would tell that it gets no messages any more."""
     desk.topology.record(
         topology.declare_exchange(
             "exchange", "fanout", passive=False, durable=durable, auto_delete=False, internal=False, arguments={}
         )
     )
-    desk.declare("q")
+    desk.declare("q", durable=durable_queue)
     subscription = desk.active()
     assert not desk.control.is_busy
     desk.channels.lost(), desk.consumers.lost()
     desk.advance()
     desk.accept(subscription)
-    assert desk.control.is_busy is not durable
-    if durable:
+    is_renewed = durable_queue and not durable
+    assert desk.control.is_busy is is_renewed
+    if not is_renewed:
         return
     [(channel, opening), (_channel, declaring)] = methods(desk.control.advance(NOW))
     assert (opening, declaring) == ("channel.open", "exchange.declare")

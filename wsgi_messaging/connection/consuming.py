@@ -17,7 +17,7 @@ from uuid import uuid4
 from ..errors import DeclarationRefused, MessagingError
 from . import codec, frames, topology
 from .channels import Channels, Refused, close_reason
-from .control import Control, Request
+from .control import Control, unattended
 from .frames import Inbound
 from .subscription import Delivered, Subscription
 from .topology import Topology, with_queue
@@ -194,19 +194,18 @@ class Consumers:
     def _renew(self, queue: str, now: float) -> None:
         """Its consumer is back, and what it got its messages by may be gone."""
         for declaration in self._topology.not_outlasting(queue):
-            request = Request(
+            request = unattended(
                 declaration.method,
                 declaration.arguments,
                 what=declaration.what,
                 deadline=now + RENEWED_WITHIN,
-                notify=lambda: None,
+                on_error=partial(self._not_renewed, queue),
             )
-            request.notify = partial(self._renewed, queue, request)
             self._control.add(request, now)
 
-    def _renewed(self, queue: str, request: Request) -> None:
-        if isinstance(request.error, DeclarationRefused):
-            self._warn(f"queue {queue!r} may get nothing any more: {request.error}")
+    def _not_renewed(self, queue: str, error: MessagingError) -> None:
+        if isinstance(error, DeclarationRefused):
+            self._warn(f"queue {queue!r} may get nothing any more: {error}")
 
     def _on_named(self, queue: str, name: str) -> None:
         """A queue was declared; the broker has named it anew if it had named the one that is gone."""

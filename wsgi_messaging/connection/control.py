@@ -63,6 +63,19 @@ class Request:
         return not (self.abandoned or self.is_done or self.deadline <= now)
 
 
+def unattended(
+    method: int, arguments: bytes, *, what: str, deadline: float, on_error: Callable[[MessagingError], None]
+) -> Request:
+    """A request that nobody waits for; `on_error` is told, on the connection's thread, when it fails."""
+
+    def answered() -> None:
+        if request.error is not None:
+            on_error(request.error)
+
+    request = Request(method, arguments, what=what, deadline=deadline, notify=answered)
+    return request
+
+
 class Control:
     """The control channel of one connection."""
 

@@ -43,7 +43,7 @@ class Declaration:
     source: str = ""
     """The exchange that it binds from."""
     is_transient: bool = False
-    """The exchange that it declares goes with a restart of the broker, and its bindings with it."""
+    """The exchange or queue that it declares goes with a restart of the broker, and its bindings with it."""
     is_named_by_broker: bool = False
     """The broker chose the queue's name."""
     goes_with_consumer: bool = False
@@ -102,6 +102,8 @@ class Topology:
     def not_outlasting(self, queue: str) -> list[Declaration]:
         """What a queue that outlasts a restart of the broker may have lost by it: transient exchanges, bindings."""
         made = self.of_queue(queue)
+        if any(each.is_transient and each.method == QUEUE_DECLARE for each in made):
+            return []
         gone = {each.exchange for each in made if each.is_transient}
         return [each for each in made if each.exchange in gone or each.source in gone]
 
@@ -174,7 +176,8 @@ def declare_queue(
 ) -> Declaration:
     raw = codec.arguments("BsbbbbbF", 0, name, passive, durable, exclusive, auto_delete, False, arguments)
     is_fleeting = exclusive and auto_delete
-    return Declaration(QUEUE_DECLARE, raw, f"queue {name!r}", queue=name, goes_with_consumer=is_fleeting)
+    what = f"queue {name!r}"
+    return Declaration(QUEUE_DECLARE, raw, what, queue=name, is_transient=not durable, goes_with_consumer=is_fleeting)
 
 
 def bind_queue(queue: str, exchange: str, routing_key: str, arguments: dict[str, object]) -> Declaration:
