@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report, runner
+from benchmarks.machine import Machine
 from benchmarks.stage import Stage
 from benchmarks.workloads import WORKLOADS, Workload, chosen
 
@@ -57,9 +58,11 @@ def main(words: Sequence[str] | None = None) -> int:
         about = report.circumstances(broker=broker, rounds=rounds, seconds=seconds, quick=arguments.quick)
         print(f"{broker}, Python {about['python']}, {about['system']}, load {about['load']}; ", end="")
         print(f"{rounds} rounds of {seconds:g} s; medians; *_us: processor time for each operation\n")
+        machine = Machine(stage.folder)
         for workload in workloads:
             labels = _labels(workload, arguments)
             outcome = runner.run(workload, stage, rounds=rounds, seconds=seconds, labels=labels, say=_say)
+            outcome.machine.update(machine.look())
             outcomes.append(outcome)
             _say("")
             print("\n".join(report.block(outcome)) + "\n", flush=True)

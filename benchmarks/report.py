@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.runner import Outcome
 from benchmarks.workloads import UNITS, Bar, Workload
 
@@ -82,6 +83,8 @@ def block(outcome: Outcome) -> Iterator[str]:
         yield f"  {label:<{LABEL}}not measured: {reason}"
     if workload.note:
         yield f"  note: {workload.note}"
+    if outcome.machine:
+        yield f"  machine: {machine.told(outcome.machine)}"
     yield from (f"  bar   {line}" for line in _bar_lines(outcome))
     better = ahead_of_ours(outcome)
     if better:
@@ -168,6 +171,7 @@ def write_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -
                 "figure": outcome.workload.figure,
                 "rounds": outcome.rounds,
                 "missing": outcome.missing,
+                "machine": outcome.machine,
             }
             for outcome in outcomes
         ],

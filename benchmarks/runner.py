@@ -106,6 +106,8 @@ class Outcome:
     workload: Workload
     rounds: dict[str, list[Figures]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, float] = field(default_factory=dict)
+    """What the machine gave meanwhile (machine.py)."""
 
     def median(self, label: str, figure: str) -> float | None:
         values = [each[figure] for each in self.rounds.get(label, []) if figure in each]

@@ -446,13 +446,21 @@ def test_measurements_are_shown_where_there_are_some(tmp_path: Path) -> None:
         "figure": "rate",
         "rounds": {"raw": [{"rate": 100.0}, {"rate": 200.0}], "ours": [{"rate": 150.0}, {"rate": 400.0}]},
         "missing": {"pika": "not installed"},
+        "machine": {"additions_ms": 4.04, "fsync_ms": 0.3, "stolen_percent": 2.4},
     }
+    slower = workload | {"machine": {"additions_ms": 8.0, "fsync_ms": 1.0, "stolen_percent": 40.0}}
     about = {"broker": "RabbitMQ 3", "python": "3.11", "versions": {"amqp": "5"}, "rounds": 2, "seconds": 0.5}
-    (tmp_path / "good.json").write_text(json.dumps({"circumstances": about, "bars": [], "workloads": [workload]}))
+    (tmp_path / "good.json").write_text(
+        json.dumps({"circumstances": about, "bars": [], "workloads": [workload, slower]})
+    )
     found = measured.results(tmp_path / "good.json")
     assert found is not None
     assert measured.rows(workload) == [("raw", "150", "1.00"), ("ours", "275", "1.75"), ("pika", "-", "not installed")]
-    assert "RabbitMQ 3" in measured.circumstances(found)
+    told = measured.circumstances(found)
+    assert "RabbitMQ 3" in told
+    assert "took 4.0 to 8.0 ms, an fsync 0.30 to 1.00 ms, and 2 to 40 % of" in told
+    before = {**found, "workloads": [{key: value for key, value in workload.items() if key != "machine"}]}
+    assert "Meanwhile" not in measured.circumstances(before)
 
 
 def test_no_number_of_a_measurement_is_in_the_pages() -> None:

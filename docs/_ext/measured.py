@@ -36,7 +36,22 @@ def circumstances(found: dict[str, Any]) -> str:
     return (
         f"{about.get('broker')}, Python {about.get('python')}, {about.get('system')}, load {about.get('load')}; "
         f"{about.get('rounds')} rounds of {about.get('seconds')} s"
-        f"{' (quick: rough)' if about.get('quick') else ''}. {versions}."
+        f"{' (quick: rough)' if about.get('quick') else ''}. {versions}.{_machine(found)}"
+    )
+
+
+def _machine(found: dict[str, Any]) -> str:
+    """What the machine gave, from the best to the worst of the workloads; nothing where it was not looked at."""
+    seen = [each["machine"] for each in found["workloads"] if each.get("machine")]
+    if not seen:
+        return ""
+    additions, fsync, stolen = (
+        f"{min(each[name] for each in seen):.{digits}f} to {max(each[name] for each in seen):.{digits}f}"
+        for name, digits in (("additions_ms", 1), ("fsync_ms", 2), ("stolen_percent", 0))
+    )
+    return (
+        f" Meanwhile 100,000 additions in a loop took {additions} ms, an fsync {fsync} ms, and {stolen} % of the "
+        "processors' time was stolen by the host."
     )
 
 
