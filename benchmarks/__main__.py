@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
         about = report.circumstances(broker=broker, rounds=rounds, seconds=seconds, quick=arguments.quick)
         print(f"{broker}, Python {about['python']}, {about['system']}, load {about['load']}; ", end="")
         print(f"{rounds} rounds of {seconds:g} s; medians; *_us: processor time for each operation\n")
-        machine = Machine(stage.folder)
+        machine = Machine(stage.broker.folder)
         for workload in workloads:
             labels = _labels(workload, arguments)
             outcome = runner.run(workload, stage, rounds=rounds, seconds=seconds, labels=labels, say=_say)

@@ -25,12 +25,12 @@ class Machine:
     """Looks at the machine each time it is asked."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is on the disk that the broker writes to."""
+        """`folder` is one that the broker writes to."""
         self._folder = folder
         self._ticks = _ticks()
 
     def look(self) -> dict[str, float]:
-        """How long additions and an fsync take now, and what was stolen since the last look. Takes 0.1 s."""
+        """How long additions and an fsync take now, and what was stolen since the last look. Takes some 0.1 s."""
         before, self._ticks = self._ticks, _ticks()
         stolen, all_of_it = (now - then for now, then in zip(self._ticks, before, strict=True))
         return {
