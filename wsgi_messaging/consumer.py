@@ -21,6 +21,7 @@ from .callables import check_plain, check_takes
 from .connection import codec, frames
 from .connection.frames import Inbound
 from .connection.loop import Loop
+from .connection.outlet import Order
 from .connection.position import MARK
 from .connection.subscription import Delivered, Subscription
 from .errors import ConfigurationError, InvalidMessage, Unavailable
@@ -65,15 +66,16 @@ def _is_of_stream(inbound: Inbound) -> bool:
     return MARK in inbound.header
 
 
-def _refusal(inbound: Inbound, *, requeue: bool) -> tuple[int, bool]:
-    """The method, and its flag, that refuses a delivery.
+def _refusal(delivered: Delivered, loop: Loop, *, requeue: bool) -> Order:
+    """The order that refuses a delivery.
 
     A stream's is acknowledged: RabbitMQ answers basic.reject and basic.nack with 540 and ends the connection, and the
     consumer would meet the message again at its offset, for ever.
     """
-    if _is_of_stream(inbound):
-        return frames.BASIC_ACK, False
-    return frames.BASIC_REJECT, requeue
+    settle = loop.consumers.settle
+    if _is_of_stream(delivered.inbound):
+        return partial(settle, delivered, frames.BASIC_ACK, False)
+    return partial(settle, delivered, frames.BASIC_REJECT, requeue)
 
 
 class Delivery:
@@ -123,21 +125,20 @@ class Delivery:
 
     def ack(self) -> None:
         """Done: the broker may forget it."""
-        self._settle(frames.BASIC_ACK, False)
+        self._settle(partial(self._loop.consumers.acknowledge, self._delivered))
 
     def reject(self) -> None:
         """Not usable: dead-lettered where the queue has a dead-letter exchange, dropped otherwise."""
-        self._settle(*_refusal(self._delivered.inbound, requeue=False))
+        self._settle(_refusal(self._delivered, self._loop, requeue=False))
 
     def requeue(self) -> None:
         """Not now: back to the queue, to be delivered again, here or elsewhere."""
-        self._settle(*_refusal(self._delivered.inbound, requeue=True))
+        self._settle(_refusal(self._delivered, self._loop, requeue=True))
 
-    def _settle(self, method: int, flag: bool) -> None:
-        if self._is_settled:
-            return
-        self._is_settled = True
-        self._loop.order(partial(self._loop.consumers.settle, self._delivered, method, flag))
+    def _settle(self, order: Order) -> None:
+        if not self._is_settled:
+            self._is_settled = True
+            self._loop.order(order)
 
 
 Callback = Callable[[Delivery], object]
@@ -356,6 +357,5 @@ class Consumer:
 
     def _refuse(self, delivered: Delivered, loop: Loop, cause: Exception) -> None:
         self._count(rejected=1)
-        method, flag = _refusal(delivered.inbound, requeue=False)
-        loop.order(partial(loop.consumers.settle, delivered, method, flag))
+        loop.order(_refusal(delivered, loop, requeue=False))
         logger.warning("%r: a message was rejected: %s", self, cause)

@@ -181,6 +181,8 @@ def test_what_came_over_a_lost_connection_is_not_settled(desk: Desk) -> None:
     assert desk.advance() == [(3, name) for name in OPENING]
     desk.accept(subscription)
     assert desk.consumers.settle(delivered, frames.BASIC_ACK, False, 0.0) == b""
+    desk.consumers.acknowledge(delivered, 0.0)
+    assert desk.advance() == []
     desk.answer(delivery(3))
     again = subscription.mailbox.get(0)
     assert again is not None and again.generation != delivered.generation
@@ -191,7 +193,7 @@ def test_what_may_be_acknowledged_soon_is_gathered(desk: Desk) -> None:
     assert desk.consumers.due_at() == float("inf")
     for tag in (1, 2, 3):
         desk.answer(delivery(3, tag))
-        desk.consumers.acknowledge_soon(taken(subscription), NOW + tag / 1000)
+        desk.consumers.acknowledge(taken(subscription), NOW + tag / 1000, ACK_WITHIN)
     assert desk.consumers.due_at() == NOW + 0.001 + ACK_WITHIN
     assert desk.advance(NOW + ACK_WITHIN) == []
     written = desk.consumers.advance(desk.consumers.due_at())
@@ -204,14 +206,54 @@ def test_many_are_acknowledged_at_once(desk: Desk) -> None:
     subscription = desk.active()
     for tag in range(ACK_AT_MOST):
         desk.answer(delivery(3, tag + 1))
-        desk.consumers.acknowledge_soon(taken(subscription), NOW)
+        desk.consumers.acknowledge(taken(subscription), NOW, ACK_WITHIN)
     assert desk.advance(NOW) == [(3, "basic.ack")]
+
+
+def test_what_is_settled_in_one_turn_is_acknowledged_together(desk: Desk) -> None:
+    """The broker's work for an acknowledgement is nearly the same, however many it is for."""
+    subscription = desk.active()
+    for tag in range(1, 6):
+        desk.answer(delivery(3, tag))
+    delivered = [taken(subscription) for _ in range(5)]
+    assert methods(desk.consumers.settle(delivered[3], frames.BASIC_REJECT, True, NOW)) == [(3, "basic.reject")]
+    for each in (delivered[2], delivered[0], delivered[4]):
+        desk.consumers.acknowledge(each, NOW)
+    assert acknowledged(desk) == [(1, False), (3, False), (5, False)], "the second is still unsettled"
+    desk.consumers.acknowledge(delivered[1], NOW)
+    assert acknowledged(desk) == [(2, False)]
+    for tag in (6, 7):
+        desk.answer(delivery(3, tag))
+    for each in [taken(subscription), taken(subscription)]:
+        desk.consumers.acknowledge(each, NOW)
+    assert acknowledged(desk) == [(7, True)]
+    assert acknowledged(desk) == []
+
+
+def acknowledged(desk: Desk) -> list[tuple[int, bool]]:
+    """The tags, and whether those before them, that are acknowledged now."""
+    written = [codec.read_arguments("Lb", frame.payload[4:]) for frame in split(desk.consumers.advance(NOW))]
+    return [(tag, multiple) for tag, multiple in written]
+
+
+def test_what_is_settled_is_acknowledged_before_its_channel_ends(desk: Desk) -> None:
+    subscription = desk.active()
+    desk.answer(delivery(3))
+    desk.consumers.acknowledge(taken(subscription), NOW)
+    assert methods(desk.consumers.remove(subscription)) == [(3, "basic.ack"), (3, "channel.close")]
+    assert desk.advance(NOW) == []
+
+
+def test_what_needs_no_acknowledgement_is_not_kept(desk: Desk) -> None:
+    subscription = Subscription("q", tag="q", prefetch=5, mailbox=Mailbox(), notify=bool, no_ack=True)
+    subscription.delivered(delivery(3))
+    assert len(subscription.unsettled) == 0
 
 
 def test_what_was_to_be_acknowledged_over_a_lost_connection_is_forgotten(desk: Desk) -> None:
     subscription = desk.active()
     desk.answer(delivery(3))
-    desk.consumers.acknowledge_soon(taken(subscription), NOW)
+    desk.consumers.acknowledge(taken(subscription), NOW, ACK_WITHIN)
     desk.channels.lost(), desk.consumers.lost()
     desk.advance()
     desk.accept(subscription)
@@ -449,7 +491,7 @@ def test_any_other_queue_has_all_the_time(desk: Desk) -> None:
 def test_acknowledgements_of_an_own_queue_are_gathered_as_ever(desk: Desk) -> None:
     own = Own(desk)
     desk.channels.dispatch(delivery(3), NOW)
-    desk.consumers.acknowledge_soon(taken(own.subscription), NOW)
+    desk.consumers.acknowledge(taken(own.subscription), NOW, ACK_WITHIN)
     assert desk.consumers.due_at() == NOW + ACK_WITHIN
     assert desk.advance(NOW + ACK_WITHIN) == [(3, "basic.ack")]
 
@@ -605,8 +647,8 @@ def test_a_streams_consumer_goes_on_where_it_was(desk: Desk) -> None:
     for offset in range(5, 9):
         desk.answer(of_stream(3, offset))
     delivered = [taken(subscription) for _ in range(4)]
-    for each in (delivered[0], delivered[2]):
-        desk.consumers.settle(each, frames.BASIC_ACK, False, NOW)
+    desk.consumers.settle(delivered[0], frames.BASIC_ACK, False, NOW)
+    desk.consumers.acknowledge(delivered[2], NOW)
     assert reconnected(desk) == 6, "the first that was not settled"
     desk.accept(subscription)
     desk.consumers.settle(delivered[1], frames.BASIC_ACK, False, NOW)
@@ -614,7 +656,8 @@ def test_a_streams_consumer_goes_on_where_it_was(desk: Desk) -> None:
     desk.accept(subscription)
     for offset in range(6, 9):
         desk.answer(of_stream(3, offset))
-    desk.consumers.settle([taken(subscription) for _ in range(3)][-1], frames.BASIC_ACK, True, NOW)
+    for _ in range(3):
+        desk.consumers.acknowledge(taken(subscription), NOW)
     assert reconnected(desk) == 9
 
 
@@ -692,7 +735,7 @@ def test_a_method_for_nobody_is_passed_over(desk: Desk) -> None:
 
 
 def test_delivered_keeps_what_came() -> None:
-    assert Delivered._fields == ("subscription", "generation", "inbound")
+    assert Delivered._fields == ("subscription", "generation", "inbound", "tag")
 
 
 def test_a_callback_that_nears_the_brokers_patience_is_warned_about_once() -> None:

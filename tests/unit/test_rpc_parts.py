@@ -231,7 +231,7 @@ def test_what_took_long_is_remembered_from_its_end_on() -> None:
 def delivered_by(subscription: Any) -> Delivered:
     """A delivery that equals no other."""
     inbound: Any = object()
-    return Delivered(subscription, subscription.generation, inbound)
+    return Delivered(subscription, subscription.generation, inbound, 1)
 
 
 def test_a_request_under_way_is_acknowledged_with_all_its_deliveries() -> None:

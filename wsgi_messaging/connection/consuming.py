@@ -28,9 +28,9 @@ RETRY_AFTER = 1.0
 TURN_AFTER = 0.05
 """Seconds until a consumer is tried again that may have ended the connection, while another such one is tried."""
 ACK_WITHIN = 0.05
-"""Seconds in which `acknowledge_soon` gathers deliveries for one acknowledgement."""
+"""Seconds for which deliveries may wait to be acknowledged together, where nobody hurries."""
 ACK_AT_MOST = 100
-"""How many it gathers."""
+"""How many do."""
 ACCEPTED_AT_MOST = 240.0
 """The most seconds that `ACCEPTED_WITHIN` is doubled to."""
 RENEWED_WITHIN = 10.0
@@ -73,6 +73,8 @@ class Consumers:
 
     def due_at(self) -> float:
         """When a refused subscription is to be tried again, deliveries acknowledged, or a queue replaced."""
+        if not self._subscriptions and not self._waiting:
+            return _NEVER
         due_at = min([subscription.due_at for subscription in self._subscriptions.values()], default=_NEVER)
         if self._waiting:
             due_at = min(due_at, *(waiting.retry_at for waiting in self._waiting))
@@ -87,7 +89,7 @@ class Consumers:
             if subscription.due_at > now:
                 continue
             if subscription.is_active:
-                written += self._acknowledge(subscription, now)
+                written += self._acknowledge(subscription)
             elif subscription.is_overdue:
                 written += self._leave(subscription, now)
             else:
@@ -107,25 +109,23 @@ class Consumers:
         self._waiting = [waiting for waiting in self._waiting if waiting not in due]
         return due
 
-    def acknowledge_soon(self, delivered: Delivered, now: float) -> None:
-        """Acknowledge this delivery and those before it in a moment, with what comes until then.
+    def acknowledge(self, delivered: Delivered, now: float, within: float = 0.0) -> None:
+        """Acknowledge a delivery, if it is still ours, within so many seconds and together with what else is settled
+        until then. Zero: in this turn of the thread.
 
         What was not acknowledged when a connection breaks comes again.
         """
         subscription = delivered.subscription
-        subscription.unacknowledged = delivered
-        subscription.unacknowledged_count += 1
-        if subscription.unacknowledged_count >= ACK_AT_MOST:
-            subscription.due_at = now
-        elif subscription.unacknowledged_count == 1:
-            subscription.due_at = now + ACK_WITHIN
+        if delivered.generation != subscription.generation:
+            return
+        if subscription.position is not None:
+            subscription.position.settled(delivered.inbound)
+        waiting = subscription.unsettled.acknowledge(delivered.tag)
+        subscription.due_at = min(subscription.due_at, now if waiting >= ACK_AT_MOST else now + within)
 
-    def _acknowledge(self, subscription: Subscription, now: float) -> bytes:
-        delivered = subscription.unacknowledged
-        subscription.forget_unacknowledged()
-        if delivered is None:
-            return b""
-        return self.settle(delivered, frames.BASIC_ACK, True, now)
+    def _acknowledge(self, subscription: Subscription) -> bytes:
+        subscription.due_at = _NEVER
+        return subscription.unsettled.written(subscription.channel)
 
     def _look_at_callbacks(self, subscription: Subscription, now: float) -> None:
         begun_at = min(list(subscription.begun_at.values()), default=now)
@@ -294,15 +294,15 @@ class Consumers:
         self._subscriptions.pop(subscription.channel, None)
         subscription.ended()
 
-    def settle(self, delivered: Delivered, method: int, flag: bool, _now: float) -> bytes:
-        """Acknowledge (`flag`: and those before it) or reject (and requeue), if it is still ours to settle."""
-        subscription, generation, inbound = delivered
+    def settle(self, delivered: Delivered, method: int, requeue: bool, _now: float) -> bytes:
+        """Acknowledge or reject (and requeue) a delivery by itself, if it is still ours to settle."""
+        subscription, generation, inbound, tag = delivered
         if generation != subscription.generation:
             return b""
         if subscription.position is not None:
-            subscription.position.settled(inbound, and_before=flag and method == frames.BASIC_ACK)
-        tag = codec.read_delivery_tag(inbound.arguments)
-        return frames.settlement_frame(inbound.channel, method, tag, flag)
+            subscription.position.settled(inbound)
+        subscription.unsettled.settled(tag)
+        return frames.settlement_frame(inbound.channel, method, tag, requeue)
 
     def stop(self, subscription: Subscription) -> bytes:
         """Have no more delivered; what was delivered can still be settled."""
@@ -319,8 +319,9 @@ class Consumers:
     def remove(self, subscription: Subscription) -> bytes:
         """End it: what it has not settled goes back to the queue."""
         channel = subscription.channel
+        written = self._acknowledge(subscription)
         self._detach(subscription)
-        return self._channels.close(channel) if channel else b""
+        return written + self._channels.close(channel) if channel else b""
 
     def lost(self, fault: Exception | None = None) -> None:
         """The connection is gone: subscribe again on the next one, but for what was the one new consumer each time.

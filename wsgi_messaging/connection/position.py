@@ -37,14 +37,11 @@ class Position:
             self._unsettled[offset] = None
             self._next = offset + 1
 
-    def settled(self, inbound: Inbound, *, and_before: bool) -> None:
-        """A message is done, and those before it if that was said."""
+    def settled(self, inbound: Inbound) -> None:
+        """A message is done."""
         offset = _offset(inbound)
-        if offset in self._unsettled:
-            for each in list(self._unsettled) if and_before else [offset]:
-                del self._unsettled[each]
-                if each == offset:
-                    break
+        if offset is not None:
+            self._unsettled.pop(offset, None)
 
     def ended(self) -> None:
         """What is not settled will be delivered again."""

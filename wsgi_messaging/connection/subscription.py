@@ -12,6 +12,7 @@ from ..errors import MessagingError
 from . import codec
 from .frames import Inbound
 from .position import MARK, OFFSET, Position
+from .unsettled import Unsettled
 
 _NEVER = float("inf")
 ACCEPTED_WITHIN = 15.0
@@ -25,6 +26,8 @@ class Delivered(NamedTuple):
     subscription: Subscription
     generation: int
     inbound: Inbound
+    tag: int
+    """Its number on the subscription's channel."""
 
 
 class Sink(Protocol):
@@ -61,9 +64,6 @@ class Subscription:
     """True when the broker has not answered for it in time, and has its last call."""
     due_at = _NEVER
     """When there is something to do for it: to acknowledge, or to replace a queue that was not answered for."""
-    unacknowledged: Delivered | None = None
-    """The last one of those that are to be acknowledged at `due_at`."""
-    unacknowledged_count = 0
     warn_after = _NEVER
     """Seconds after which a callback that still runs is warned about."""
     error: MessagingError | None = None
@@ -102,6 +102,7 @@ class Subscription:
         self.begun_at: dict[object, float] = {}
         """When the callbacks began that run now."""
         self.accepted_within = ACCEPTED_WITHIN
+        self.unsettled = Unsettled()
 
     def _consume_with(self, arguments: dict[str, Any]) -> bytes:
         flags = False, self._no_ack, self._exclusive, False
@@ -119,7 +120,10 @@ class Subscription:
         self._has_begun = True
         if self.position is not None:
             self.position.delivered(inbound)
-        self.mailbox.put(Delivered(self, self.generation, inbound))
+        tag = codec.read_delivery_tag(inbound.arguments)
+        if not self._no_ack:
+            self.unsettled.delivered(tag)
+        self.mailbox.put(Delivered(self, self.generation, inbound, tag))
 
     def begins_anew(self) -> None:
         """Its stream is gone, or it is none: one of that name is read from where its arguments say."""
@@ -140,8 +144,5 @@ class Subscription:
         self.is_active = False
         if self.position is not None:
             self.position.ended()
-        self.forget_unacknowledged()
-
-    def forget_unacknowledged(self) -> None:
-        self.unacknowledged, self.unacknowledged_count = None, 0
+        self.unsettled.clear()
         self.due_at = _NEVER

@@ -239,7 +239,7 @@ class Replies:
         self.received += 1
         feed, inbound = self._feed, item.inbound
         if feed is not None:
-            feed.acknowledge_all(item)
+            feed.acknowledge_soon(item)
         if inbound.body is None:
             self.malformed += 1
             return

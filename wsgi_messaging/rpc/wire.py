@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..connection import codec, frames, topology
+from ..connection.consuming import ACK_WITHIN
 from ..connection.loop import Loop
 from ..connection.pending import Outgoing
 from ..connection.state import State
@@ -152,9 +153,9 @@ class Feed:
         """End it; what is not settled goes back to the queue."""
         self._loop.order(lambda _now: self._loop.consumers.remove(self._subscription))
 
-    def acknowledge_all(self, delivered: Delivered) -> None:
-        """Acknowledge this delivery and those before it, in a moment. Threads: the connection's own only."""
-        self._loop.consumers.acknowledge_soon(delivered, native.monotonic())
+    def acknowledge_soon(self, delivered: Delivered) -> None:
+        """Acknowledge a delivery, in a moment. Threads: the connection's own only."""
+        self._loop.consumers.acknowledge(delivered, native.monotonic(), ACK_WITHIN)
 
 
 def is_current(delivered: Delivered) -> bool:
@@ -164,23 +165,29 @@ def is_current(delivered: Delivered) -> bool:
 
 def acknowledge(connections: Connections, delivered: Delivered, *, is_alone: bool = False) -> None:
     """Done: the broker may forget it. A caller that is alone writes it itself where it can."""
-    _settle(connections, delivered, frames.BASIC_ACK, False, is_alone)
+    loop = connections.peek(CONSUME)
+    if loop is None:
+        return
+    if is_alone:
+        loop.order(partial(loop.consumers.settle, delivered, frames.BASIC_ACK, False), is_alone=True)
+    else:
+        loop.order(partial(loop.consumers.acknowledge, delivered))
 
 
 def reject(connections: Connections, delivered: Delivered) -> None:
     """Not usable: dead-lettered where the queue says so, dropped otherwise."""
-    _settle(connections, delivered, frames.BASIC_REJECT, False)
+    _reject(connections, delivered, False)
 
 
 def requeue(connections: Connections, delivered: Delivered) -> None:
     """Not begun: somebody else is to have it."""
-    _settle(connections, delivered, frames.BASIC_REJECT, True)
+    _reject(connections, delivered, True)
 
 
-def _settle(connections: Connections, delivered: Delivered, method: int, flag: bool, is_alone: bool = False) -> None:
+def _reject(connections: Connections, delivered: Delivered, requeue: bool) -> None:
     loop = connections.peek(CONSUME)
     if loop is not None:
-        loop.order(partial(loop.consumers.settle, delivered, method, flag), is_alone=is_alone)
+        loop.order(partial(loop.consumers.settle, delivered, frames.BASIC_REJECT, requeue))
 
 
 def declare(connections: Connections, declaration: Declaration, deadline: float) -> None:

@@ -158,13 +158,13 @@ class _Subscriptions:
             channel.consumer.queue.requeue(channel.unacked.values(), native.monotonic())
         return b""
 
-    def acknowledge_soon(self, delivered: Delivered, _now: float) -> None:
-        self._broker.order(partial(self.settle, delivered, frames.BASIC_ACK, True))
+    def acknowledge(self, delivered: Delivered, _now: float, _within: float = 0.0) -> None:
+        self._broker.order(partial(self.settle, delivered, frames.BASIC_ACK, False))
 
-    def settle(self, delivered: Delivered, method: int, flag: bool, now: float) -> bytes:
+    def settle(self, delivered: Delivered, method: int, requeue: bool, now: float) -> bytes:
         channel = self._channels.get(delivered.subscription)
         if channel is not None and delivered.generation == delivered.subscription.generation:
-            channel.settle(codec.read_delivery_tag(delivered.inbound.arguments), method, flag, now)
+            channel.settle(delivered.tag, method, requeue, now)
         return b""
 
 
@@ -189,18 +189,18 @@ class _Channel:
         )
         inbound = Inbound(1, frames.BASIC_DELIVER, arguments, message.header, message.body, len(message.body))
         subscription = self._subscription
-        subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound))
+        subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound, self._last_tag))
 
     def cancelled(self, consumer: BrokersConsumer) -> None:
         self._subscription.is_active = False
 
-    def settle(self, tag: int, method: int, flag: bool, now: float) -> None:
-        """Acknowledge (`flag`: all up to `tag`), or reject (`flag`: back to the queue)."""
+    def settle(self, tag: int, method: int, requeue: bool, now: float) -> None:
+        """Acknowledge, or reject, or give back to the queue."""
         is_ack = method == frames.BASIC_ACK
-        tags = [known for known in self.unacked if known == tag or (is_ack and flag and known < tag)]
         queue = self.consumer.queue
-        for stored in [self.unacked.pop(known) for known in tags]:
-            if is_ack or not flag:
+        stored = self.unacked.pop(tag, None)
+        if stored is not None:
+            if is_ack or not requeue:
                 queue.settle(stored, now, rejected=not is_ack)
             else:
                 queue.requeue([stored], now)
