@@ -123,6 +123,16 @@ def test_a_large_body_goes_both_ways(client: RPCClient) -> None:
     assert client.call({}, "echo", value=value) == value
 
 
+@pytest.mark.parametrize("size", [10, 5_000])
+@pytest.mark.parametrize("end", [{}, {"_msg_id": "another"}, {"end": '"_msg_id": "another"'}, {"end": "\\"}], ids=repr)
+def test_a_result_of_any_size_and_end_finds_its_call(client: RPCClient, size: int, end: dict[str, str]) -> None:
+    """The id of a large reply is looked for at its end, where the result may look like one."""
+    values = [{"number": number, "text": "x" * size, **end} for number in range(4)]
+    with ThreadPoolExecutor(len(values)) as callers:
+        assert list(callers.map(lambda value: client.call({}, "echo", value=value), values)) == values
+    assert replies_of(client.transport.connections()).malformed == 0
+
+
 @pytest.mark.parametrize("kind", RESULTS)
 def test_what_json_has_no_type_for_arrives_as_their_serialization_has_it(client: RPCClient, kind: str) -> None:
     assert client.call({}, "result", kind=kind) == RESULTS[kind][1]

@@ -3,9 +3,10 @@
 It is durable with `x-expires` (RabbitMQ refuses transient shared queues from 4.3 on), deleted at a clean end unless a
 reply is still owed (a server of oslo.messaging's tries for 60 s to reply to a queue that is gone), declared and
 consumed again after a reconnect, a cancel or a deletion; when its node is down, another takes its place. The
-connection's thread only finds out whose reply it is, by a look at the end of the body; the caller decodes it. A reply
-that nobody waits for is counted and dropped. When a call ended without its reply, a probe goes to the queue, and if
-that does not come either the subscription is made anew, so a process does not stay deaf.
+connection's thread decodes small replies, many at a time, which costs less than callers do who have just been woken,
+each for its own. Of a large one it only finds out whose it is, by a look at the end of the body; the caller decodes it.
+A reply that nobody waits for is counted and dropped. When a call ended without its reply, a probe goes to the queue,
+and if that does not come either the subscription is made anew, so a process does not stay deaf.
 
 Layer 4.
 """
@@ -38,11 +39,19 @@ PROBE_WITHIN = 5.0
 _RETRY_EVERY = 0.05
 """Seconds between two looks whether the connection has failed, where a call must not wait for a reconnect."""
 
+_SMALL = 4096
+"""Bodies up to here are decoded by the connection's thread."""
 _TAIL = 400
 _MSG_ID = re.compile(rb'\\?"_msg_id\\?": ?\\?"([0-9A-Za-z_-]{1,64})\\?"')
 
-Inbox = Mailbox["Inbound | MessagingError"]
-"""What a call waits for: its replies, or why its request was not delivered."""
+Inbox = Mailbox["envelope.Reply | Inbound | MessagingError"]
+"""What a call waits for: its replies, decoded or not, or why its request was not delivered."""
+
+
+def _id_at_the_end(body: bytes) -> str | None:
+    """None for a reply whose keys stand in another order than usual, or whose end looks like a reply in it."""
+    found = _MSG_ID.findall(body, max(0, len(body) - _TAIL))
+    return found[0].decode() if len(found) == 1 else None
 
 
 def replies_of(connections: Connections, expires_ms: int = EXPIRES_MS) -> Replies:
@@ -148,15 +157,11 @@ class Replies:
         """Nobody waits for it any more."""
         self._calls.pop(msg_id, None)
 
-    def decoded(self, msg_id: str, inbound: Inbound) -> envelope.Reply | None:
+    def decoded(self, msg_id: str, item: envelope.Reply | Inbound) -> envelope.Reply | None:
         """The reply; None when it cannot be read or is another call's, which then gets it."""
-        try:
-            reply = envelope.read_reply(envelope.read(inbound.header, inbound.body or b"", self._max_bytes))
-        except envelope.MalformedMessage:
-            self.malformed += 1
-            return None
-        if reply.msg_id != msg_id:
-            self._hand_over(reply.msg_id, inbound)
+        reply = item if isinstance(item, envelope.Reply) else self._read(item)
+        if reply is not None and reply.msg_id != msg_id:
+            self._hand_over(reply.msg_id, reply)
             return None
         return reply
 
@@ -243,23 +248,23 @@ class Replies:
         if inbound.body is None:
             self.malformed += 1
             return
-        found = _MSG_ID.findall(inbound.body, max(0, len(inbound.body) - _TAIL))
-        msg_id = found[0].decode() if len(found) == 1 else self._read_id(inbound)
+        msg_id = None if len(inbound.body) <= _SMALL else _id_at_the_end(inbound.body)
         if msg_id is not None:
             self._hand_over(msg_id, inbound)
+        elif (reply := self._read(inbound)) is not None:
+            self._hand_over(reply.msg_id, reply)
 
-    def _read_id(self, inbound: Inbound) -> str | None:
-        """For a reply whose keys stand in another order than usual, or whose end looks like a reply in it."""
+    def _read(self, inbound: Inbound) -> envelope.Reply | None:
         try:
-            return envelope.read_reply(envelope.read(inbound.header, inbound.body or b"", self._max_bytes)).msg_id
+            return envelope.read_reply(envelope.read(inbound.header, inbound.body or b"", self._max_bytes))
         except envelope.MalformedMessage:
             self.malformed += 1
             return None
 
-    def _hand_over(self, msg_id: str, inbound: Inbound) -> None:
+    def _hand_over(self, msg_id: str, item: envelope.Reply | Inbound) -> None:
         inbox = self._calls.get(msg_id)
         if inbox is not None:
-            inbox.put(inbound)
+            inbox.put(item)
         elif self._probe is not None and self._probe[0] == msg_id:
             self._probe = None
         else:
