@@ -3,9 +3,10 @@
     from prometheus_client import REGISTRY
     REGISTRY.register(MessagingCollector(transport))
 
-With a run directory, whichever worker answers the scrape tells of all of them, each under its pid; so no number ever
-goes back but with the process it belongs to, which is what `rate()` needs, and prometheus_client's files for several
-processes are not needed. Without one it tells of the process that answers. It reads when it is scraped and costs
+With a run directory, whichever worker answers the scrape tells of all of them, each under its pid; so a counter goes
+back with the process it belongs to only, which is what `rate()` needs, and prometheus_client's files for several
+processes are not needed. Several transports of one name in a process are added up, and where one of them is closed its
+part goes: give them names of their own. Without a run directory it tells of the process that answers. It reads when it is scraped and costs
 nothing in between.
 
 Layer 5.
