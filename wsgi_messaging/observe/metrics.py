@@ -6,8 +6,8 @@
 With a run directory, whichever worker answers the scrape tells of all of them, each under its pid; so a counter goes
 back with the process it belongs to only, which is what `rate()` needs, and prometheus_client's files for several
 processes are not needed. Several transports of one name in a process are added up, and where one of them is closed its
-part goes: give them names of their own. Without a run directory it tells of the process that answers. It reads when it is scraped and costs
-nothing in between.
+part goes: give them names of their own. Without a run directory it tells of the process that answers. It reads when it
+is scraped and costs nothing in between.
 
 Layer 5.
 """
