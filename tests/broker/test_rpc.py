@@ -493,6 +493,31 @@ def test_a_hostile_reply_harms_no_call(client: RPCClient, other: Transport, name
     assert client.call({}, "add", a=1, b=1) == 2
 
 
+def test_what_comes_while_the_replies_consumer_is_made_is_acknowledged(
+    client: RPCClient, other: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = wire.Feed.start
+
+    def slow(feed: wire.Feed) -> None:
+        start(feed)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(wire.Feed, "start", slow)
+    assert client.call({}, "add", a=1, b=1) == 2
+    replies = replies_of(other.connections())
+    deaf = replies._feed
+    assert deaf is not None
+    deaf.stop()
+    for _ in range(3):
+        other.publish(envelope.reply("late", "late", None), replies.queue, content_type="application/json")
+    replies._probe = ("lost", 0.0)
+    assert client.call({}, "add", a=1, b=1) == 2
+    feed = replies._feed
+    assert feed is not None and feed is not deaf
+    assert replies.unknown == 3
+    wait_until(lambda: not feed._subscription.unsettled, what="the acknowledgements")
+
+
 def test_a_lone_request_is_answered_by_its_worker(
     client: RPCClient, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

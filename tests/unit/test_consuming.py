@@ -244,12 +244,6 @@ def test_what_is_settled_is_acknowledged_before_its_channel_ends(desk: Desk) -> 
     assert desk.advance(NOW) == []
 
 
-def test_what_needs_no_acknowledgement_is_not_kept(desk: Desk) -> None:
-    subscription = Subscription("q", tag="q", prefetch=5, mailbox=Mailbox(), notify=bool, no_ack=True)
-    subscription.delivered(delivery(3))
-    assert len(subscription.unsettled) == 0
-
-
 def test_what_was_to_be_acknowledged_over_a_lost_connection_is_forgotten(desk: Desk) -> None:
     subscription = desk.active()
     desk.answer(delivery(3))

@@ -79,7 +79,6 @@ class Subscription:
         notify: Callable[[], None],
         declares: bool = False,
         is_awaited: Callable[[], bool] | None = None,
-        no_ack: bool = False,
         exclusive: bool = False,
         arguments: dict[str, Any] | None = None,
         on_replaced: Callable[[str, str], None] | None = None,
@@ -94,7 +93,7 @@ class Subscription:
         self.is_awaited = is_awaited or _always
         """Tells whether somebody waits for a delivery now; where nobody does, none comes."""
         self.qos = codec.arguments("lBb", 0, prefetch, False)
-        self._no_ack, self._exclusive, self._arguments = no_ack, exclusive, arguments or {}
+        self._exclusive, self._arguments = exclusive, arguments or {}
         self.consume = self._consume_with(self._arguments)
         self.position = Position() if OFFSET in self._arguments else None
         self.is_missing = declares
@@ -105,7 +104,7 @@ class Subscription:
         self.unsettled = Unsettled()
 
     def _consume_with(self, arguments: dict[str, Any]) -> bytes:
-        flags = False, self._no_ack, self._exclusive, False
+        flags = False, False, self._exclusive, False
         return codec.arguments("BssbbbbF", 0, self.queue, self.tag, *flags, arguments)
 
     def consume_again(self) -> bytes:
@@ -115,14 +114,13 @@ class Subscription:
 
     def delivered(self, inbound: Inbound) -> None:
         """A message has come for it."""
-        if self.position is None and not (self._has_begun or self._no_ack) and MARK in inbound.header:
+        if self.position is None and not self._has_begun and MARK in inbound.header:
             self.position = Position()
         self._has_begun = True
         if self.position is not None:
             self.position.delivered(inbound)
         tag = codec.read_delivery_tag(inbound.arguments)
-        if not self._no_ack:
-            self.unsettled.delivered(tag)
+        self.unsettled.delivered(tag)
         self.mailbox.put(Delivered(self, self.generation, inbound, tag))
 
     def begins_anew(self) -> None:

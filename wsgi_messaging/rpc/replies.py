@@ -182,10 +182,11 @@ class Replies:
                 self._feed.remove()
                 self._feed = self._probe = None
             if self._feed is None or self._feed.error is not None:
-                self._feed = self._subscribe()
+                self._feed = self._subscription()
+                self._feed.start()  # behind that: what comes is acknowledged by way of it
             return self._feed
 
-    def _subscribe(self) -> wire.Feed:
+    def _subscription(self) -> wire.Feed:
         if not self._is_enlisted:
             self._is_enlisted = True
             self._connections.enlist(self, turn=1)  # after the servers, whose endpoints may still make calls
@@ -198,7 +199,7 @@ class Replies:
             arguments={"x-expires": self._expires_ms} if self._expires_ms else {},
         )
         self._connections.topology.record(declaration)
-        feed = wire.Feed(
+        return wire.Feed(
             self._connections,
             self.queue,
             self,
@@ -208,8 +209,6 @@ class Replies:
             declares=True,
             on_replaced=self._replaced,
         )
-        feed.start()
-        return feed
 
     def _changed(self) -> None:
         while self._waiting:
