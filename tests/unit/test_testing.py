@@ -171,6 +171,41 @@ def test_prefetch_and_redelivery(transport: MemoryTransport) -> None:
     assert sorted(body for body, redelivered in seen if redelivered) == [b"0", b"1", b"2"]
 
 
+def test_an_exclusive_consumer_is_the_only_one(transport: MemoryTransport) -> None:
+    transport.declare(Queue("q"))
+    alone = transport.consume("q", print, exclusive=True)
+    with pytest.raises(DeclarationRefused, match="in exclusive use") as caught:
+        transport.consume("q", print)
+    assert caught.value.reply_code == 403
+    alone.cancel()
+    transport.consume("q", print)
+
+
+def test_the_consumer_of_the_highest_priority_is_first(transport: MemoryTransport) -> None:
+    got: list[str] = []
+    transport.declare(Queue("q"))
+    transport.consume("q", lambda _: got.append("low"), arguments={"x-priority": 1})
+    transport.consume("q", lambda _: got.append("high"), arguments={"x-priority": 10})
+    for _ in range(4):
+        transport.publish("x", "q")
+        assert transport.drain()
+    assert got == ["high"] * 4
+
+
+def test_a_quorum_queue_counts_the_deliveries(transport: MemoryTransport) -> None:
+    counts: list[object] = []
+
+    def failing(delivery: Delivery) -> None:
+        counts.append(delivery.headers.get("x-delivery-count"))
+        raise ValueError
+
+    transport.declare(Queue("q", queue_arguments={"x-queue-type": "quorum"}))
+    transport.publish("x", "q", message_id="")
+    consumer = transport.consume("q", failing, tries=3)
+    wait_until(lambda: consumer.rejected == 1, what="the rejection")
+    assert counts == [0, 1, 2]
+
+
 def test_a_callback_may_publish(transport: MemoryTransport) -> None:
     transport.declare(Queue("in"))
     transport.declare(Queue("out"))

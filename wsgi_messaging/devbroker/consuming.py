@@ -67,7 +67,7 @@ class Consuming:
         self._port.send_content(
             "basic.deliver",
             (consumer.tag, self._last_tag, stored.redelivered, message.exchange, message.routing_key),
-            _header(consumer.queue, stored),
+            header_of(consumer.queue, stored),
             message.body,
         )
 
@@ -121,9 +121,7 @@ class Consuming:
         if tag in self.consumers:
             raise Refusal(530, f"attempt to reuse consumer tag '{tag}'")
         queue = self._port.queue(name)
-        is_shared = queue.policy.single_active_consumer
-        if any(other.exclusive or exclusive for other in queue.consumers) or (exclusive and is_shared):
-            raise Refusal(403, f"queue '{queue.name}' in vhost '{self._port.vhost.name}' in exclusive use")
+        check_exclusive(queue, self._port.vhost.name, exclusive)
         if queue.policy.is_quorum and self._shared_prefetch:
             where = f"queue '{queue.name}' in vhost '{self._port.vhost.name}'"
             raise Refusal(540, f"{where} does not support global qos")
@@ -167,7 +165,7 @@ class Consuming:
         self._port.send_content(
             "basic.get_ok",
             (self._last_tag, stored.redelivered, message.exchange, message.routing_key, queue.ready),
-            _header(queue, stored),
+            header_of(queue, stored),
             message.body,
         )
 
@@ -249,7 +247,15 @@ class Consuming:
         self._give_back(self._take_all())
 
 
-def _header(queue: Queue, stored: Stored) -> bytes:
+def check_exclusive(queue: Queue, vhost: str, exclusive: bool) -> None:
+    """Raises: `Refusal` 403 where a consumer is, or would be, the only one that a queue may have."""
+    is_shared = queue.policy.single_active_consumer
+    if any(other.exclusive or exclusive for other in queue.consumers) or (exclusive and is_shared):
+        raise Refusal(403, f"queue '{queue.name}' in vhost '{vhost}' in exclusive use")
+
+
+def header_of(queue: Queue, stored: Stored) -> bytes:
+    """A message's header as the queue delivers it: a quorum queue counts the deliveries."""
     if queue.policy.is_quorum:
         return stored.message.with_headers({"x-delivery-count": stored.returns}).header
     return stored.message.header

@@ -24,6 +24,8 @@ from ..connection.state import State
 from ..connection.subscription import Delivered, Subscription
 from ..connection.topology import Declaration
 from ..connections import Connections
+from ..devbroker.arguments import consumer_priority
+from ..devbroker.consuming import check_exclusive, header_of
 from ..devbroker.messages import Message
 from ..devbroker.publishing import checked
 from ..devbroker.queues import Consumer as BrokersConsumer
@@ -126,6 +128,9 @@ class _Subscriptions:
                 for declaration in self._known.of_queue(subscription.queue):
                     self._broker.declare(declaration, self._broker, now)
             queue = self._broker.vhost.queue(subscription.queue, self._broker)
+            *_, exclusive, _, arguments = codec.read_arguments("BssbbbbF", subscription.consume)
+            check_exclusive(queue, self._broker.vhost.name, exclusive)
+            priority = consumer_priority(queue.name, self._broker.vhost.name, arguments)
         except Refusal as refusal:
             subscription.error = DeclarationRefused(
                 f"consumer of queue {subscription.queue!r}: {refusal.code} {refusal.text}", reply_code=refusal.code
@@ -137,7 +142,9 @@ class _Subscriptions:
         subscription.is_active = subscription.was_active = True
         channel = self._channels[subscription] = _Channel(subscription)
         _, prefetch, _ = codec.read_arguments("lBb", subscription.qos)
-        channel.consumer = BrokersConsumer(subscription.tag, queue, channel, prefetch=prefetch)
+        channel.consumer = BrokersConsumer(
+            subscription.tag, queue, channel, exclusive=exclusive, priority=priority, prefetch=prefetch
+        )
         queue.subscribe(channel.consumer, now)
         subscription.notify()
         queue.pump(now)
@@ -187,7 +194,8 @@ class _Channel:
         arguments = codec.arguments(
             "sLbss", consumer.tag, self._last_tag, stored.redelivered, message.exchange, message.routing_key
         )
-        inbound = Inbound(1, frames.BASIC_DELIVER, arguments, message.header, message.body, len(message.body))
+        header = header_of(consumer.queue, stored)
+        inbound = Inbound(1, frames.BASIC_DELIVER, arguments, header, message.body, len(message.body))
         subscription = self._subscription
         subscription.mailbox.put(Delivered(subscription, subscription.generation, inbound, self._last_tag))
 
