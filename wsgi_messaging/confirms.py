@@ -35,6 +35,8 @@ class Confirm:
     def error(self) -> MessagingError | None:
         """Why the message was not confirmed; None while that is open and when it was."""
         entry = self._entry
+        if self.done and not entry.is_done:
+            entry.abandoned = True  # `maybe_sent` is looked at behind that, as the connection's thread does
         if entry.was_dropped or (self.done and not entry.is_done):
             return self._connections.expiry(entry)
         return entry.error
@@ -49,7 +51,7 @@ class Confirm:
         is_shorter = timeout is not None and native.monotonic() + timeout < entry.deadline
         if is_shorter and not self._completion.wait(timeout):
             raise TimeoutError(f"not confirmed within {timeout:g} s, and still on its way")
-        self._connections.await_confirm(entry, self._completion)
+        self._connections.await_confirm(entry, self._completion, is_alone=False)
 
 
 def settle(

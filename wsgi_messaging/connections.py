@@ -142,12 +142,15 @@ class Connections(Lifetime):
             return
         raise Unavailable(f"{limit} wait to be sent, and {self._why_not(loop)}; try later")
 
-    def await_confirm(self, entry: Outgoing, completion: Completion) -> None:
-        """Blocks: until the broker has answered for the message, or its deadline. Raises: what became of it."""
+    def await_confirm(self, entry: Outgoing, completion: Completion, *, is_alone: bool = True) -> None:
+        """Blocks: until the broker has answered for the message, or its deadline. Raises: what became of it.
+
+        Where the caller is the only one who may wait (`is_alone`), the message goes with it when it is interrupted.
+        """
         try:
             is_done = completion.is_set or completion.wait_until(entry.deadline)
         except BaseException:
-            entry.abandoned = True
+            entry.abandoned = entry.abandoned or is_alone
             raise
         if not is_done:
             entry.abandoned = True

@@ -109,10 +109,20 @@ class Lifetime:
                 self._warn_about_settings(loop)
         loop.journal.ensure_writer()
         if loop.state is State.NEW:
-            loop.open()
+            self._open(role, loop)
         if loop.is_own_thread():
             raise Unavailable("called from the connection's own thread, which cannot wait for itself")
         return loop
+
+    def _open(self, role: str, loop: Loop) -> None:
+        if loop.start.is_under_way_here:
+            raise Unavailable("called in a signal handler that came while its thread opened the connection")
+        try:
+            loop.open()
+        except BaseException:  # from outside, be it: nobody knows how far it had come, so the next caller makes another
+            self._loops.pop(role, None)
+            loop.close(native.monotonic())
+            raise
 
     def _make(self, role: str) -> Loop:
         settings = self.settings
@@ -147,26 +157,27 @@ class Lifetime:
         In a callback of a consumer, which cannot wait for itself, the end comes behind the callback.
         """
         ended_at = native.monotonic() + timeout
+        ends_within = min(ENDS_WITHIN, timeout / 4)
         members = dict(self._members)
-        own = self._cancel(members, ended_at - 2 * ENDS_WITHIN)  # first of all: a callback may publish, or consume
+        own = self._cancel(members, ended_at - 2 * ends_within)  # first of all: a callback may publish, or consume
         self.is_closed = True
         late = {member: turn for member, turn in dict(self._members).items() if member not in members}
-        own.update(self._cancel(late, ended_at - 2 * ENDS_WITHIN))
+        own.update(self._cancel(late, ended_at - 2 * ends_within))
         if own and can_run_greenlets():
             with suppress(RuntimeError):  # the interpreter is ending and starts no thread any more
-                start_application_thread("wsgi-messaging-close", partial(self._end_behind, own, ended_at))
+                start_application_thread("wsgi-messaging-close", partial(self._end_behind, own, ended_at, ends_within))
                 return False
-        return self._end(ended_at)
+        return self._end(ended_at, ends_within)
 
-    def _end_behind(self, members: dict[Member, int], ended_at: float) -> None:
+    def _end_behind(self, members: dict[Member, int], ended_at: float, ends_within: float) -> None:
         """Have what is being handled settled first: over the connection that goes with it, it would come again."""
-        self._cancel(members, ended_at - 2 * ENDS_WITHIN)
-        self._end(ended_at)
+        self._cancel(members, ended_at - 2 * ends_within)
+        self._end(ended_at, ends_within)
 
-    def _end(self, ended_at: float) -> bool:
+    def _end(self, ended_at: float, ends_within: float) -> bool:
         loops = self.loops()
         for loop in loops:
-            loop.close(max(native.monotonic(), ended_at - ENDS_WITHIN))
+            loop.close(max(native.monotonic(), ended_at - ends_within))
         ended = [loop.join(max(0.05, ended_at - native.monotonic())) for loop in loops]
         for loop in loops:
             loop.journal.join(max(0.05, ended_at - native.monotonic()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from struct import error as struct_error
 from typing import Any
 
@@ -46,11 +46,12 @@ class Message:
     correlation_id: str | None = None
     reply_to: str | None = None
     retry: int | None = None
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] | None = None
 
     def encoded(self, message_id: str) -> tuple[bytes, bytes]:
         """The content header's properties and the body. Raises: `InvalidMessage`."""
-        for name in self.properties:
+        properties = self.properties or {}
+        for name in properties:
             if name not in _OTHER_PROPERTIES:
                 raise InvalidMessage(f"properties: {name!r} is none of {', '.join(_OTHER_PROPERTIES)}")
         if self.retry is not None and type(self.retry) is not int:  # "0" of a configuration would have it sent again
@@ -61,9 +62,9 @@ class Message:
                 return codec.plain_properties(content_type, encoding, self.persistent, message_id), body
             header = codec.properties(
                 {
-                    **self.properties,
+                    **properties,
                     "content_type": content_type,
-                    "content_encoding": self.properties.get("content_encoding", encoding),
+                    "content_encoding": properties.get("content_encoding", encoding),
                     "headers": self.headers,
                     "delivery_mode": 2 if self.persistent else 1,
                     "priority": self._checked_priority(),

@@ -10,8 +10,7 @@ Layer 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import GeneratorType
 from typing import Any, Protocol
 from weakref import ReferenceType, ref
@@ -128,10 +127,8 @@ class MessagingMiddleware:
         except BaseException:
             deadlines.end(token)
             raise
-        if isinstance(body, (GeneratorType, _InTime)):  # it has yet to run
-            return _InTime(body, token)
         deadlines.end(token)
-        return body
+        return _InTime(body, end) if isinstance(body, (GeneratorType, _InTime)) else body  # that has yet to run
 
     def _seconds_for(self, said: str | None) -> float | None:
         """How long the request may take; a header that is no number of seconds, or is one that no clock takes ("inf"),
@@ -151,34 +148,31 @@ class MessagingMiddleware:
 
 
 class _InTime:
-    """A response that is still being produced; its deadline is over when it is, or when the server closes it."""
+    """A response that is still being produced. Its deadline holds while it is asked for more, and not in between: a
+    server may go on with another response in the same thread (`uwsgi --async`)."""
 
-    def __init__(self, body: GeneratorType[bytes, None, None] | _InTime, token: Token[float | None]) -> None:
+    def __init__(self, body: GeneratorType[bytes, None, None] | _InTime, ends_at: float | None) -> None:
         self._body = body
-        self._token: Token[float | None] | None = token
+        self._ends_at = ends_at
 
     def __iter__(self) -> _InTime:
         return self
 
     def __next__(self) -> bytes:
+        token = deadlines.begin_at(self._ends_at)
         try:
             return next(self._body)
-        except BaseException:  # StopIteration, most of the time
-            self._end()
-            raise
+        finally:
+            self._ends_at = deadlines.ends_at()  # it may be in the middle of a block with a deadline of its own
+            deadlines.end(token)
 
     def close(self) -> None:
         """Close what produces it. Raises: what that raises."""
+        token = deadlines.begin_at(self._ends_at)
         try:
             self._body.close()
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with suppress(ValueError):  # in another thread than it was begun in
-                deadlines.end(token)
+            deadlines.end(token)
 
 
 def _checked_deadline(seconds: object) -> float | None:

@@ -146,7 +146,7 @@ class Transport:
             correlation_id=correlation_id,
             reply_to=reply_to,
             retry=retry,
-            properties=properties or {},
+            properties=properties,
         )
         if self.instrument is None:
             self._publish(message, self._deadline(timeout))
@@ -164,7 +164,7 @@ class Transport:
             self._publish_one(connections, message, deadline)
         finally:
             if self.is_one_shot:
-                self._end_one_shot()
+                self._end_one_shot(deadline)
 
     def _publish_one(self, connections: Connections, message: Message, deadline: float) -> None:
         entry, completion = self._prepare(connections, message, deadline)
@@ -188,8 +188,7 @@ class Transport:
         """Hand a message over and go on; the handle tells later whether the broker confirmed it.
 
         The arguments are those of `publish`. Blocks: never (in a process that ends with its request, as `publish`).
-        Raises: `InvalidMessage`; `Unavailable` when
-        `max_queued` messages wait already; `Closed`.
+        Raises: `InvalidMessage`; `Unavailable` when `max_queued` messages wait already; `Closed`.
         """
         message = Message(body=body, routing_key=routing_key, exchange=exchange, **options)
         if self.instrument is None:
@@ -205,7 +204,7 @@ class Transport:
         if self.is_one_shot:  # the process may end before the message is out: there is no later
             with suppress(MessagingError):
                 confirm.wait()
-            self._end_one_shot()
+            self._end_one_shot(entry.deadline)
         return confirm
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[MessagingError | None]:
@@ -216,7 +215,8 @@ class Transport:
         """
         connections = self.connections()
         deadline = self._deadline(timeout)
-        window = max(1, self.settings.max_queued // 2)
+        window, window_bytes = max(1, self.settings.max_queued // 2), self.settings.max_queued_bytes // 2
+        waiting_bytes = 0
         results: list[MessagingError | None] = []
         waiting: list[tuple[int, Outgoing, Completion]] = []
         with self.one_shot():
@@ -227,12 +227,14 @@ class Transport:
                     entry, completion = self._prepare(connections, told, deadline)
                     connections.submit(entry)
                     waiting.append((len(results) - 1, entry, completion))
+                    waiting_bytes += len(entry.body)
                 except Closed:
                     raise
                 except MessagingError as exc:
                     results[-1] = exc
-                if len(waiting) >= window:
-                    settle(connections, waiting, results, keep=window // 2)
+                if len(waiting) >= window or waiting_bytes >= window_bytes:
+                    settle(connections, waiting, results, keep=len(waiting) // 2)
+                    waiting_bytes = sum(len(entry.body) for _, entry, _ in waiting)
             settle(connections, waiting, results, keep=0)
         return results
 
@@ -363,10 +365,9 @@ class Transport:
 
         Blocks: up to `timeout`. False when something was still running then, as it is in a callback of a consumer: the
         end then comes behind the callback, which has `timeout` for that. Closing again, or in a process that
-        never used the transport, returns at once.
+        never used the transport, returns at once; it is closed there all the same.
         """
-        connections = self._process.peek()
-        return True if connections is None else connections.close(timeout)
+        return self._process.get().close(timeout)
 
     def connections(self) -> Connections:
         """This process's connections, for what is built on a transport (RPC, notifications). Opens nothing."""
@@ -381,10 +382,10 @@ class Transport:
         try:
             yield
         finally:
-            self._end_one_shot()
+            self._end_one_shot(native.monotonic() + self.settings.timeout)
 
-    def _end_one_shot(self) -> None:
-        self._process.take_out().close(self.settings.timeout)
+    def _end_one_shot(self, until: float) -> None:
+        self._process.take_out().close(max(0.0, until - native.monotonic()))
 
 
 def _checked_seconds(value: object) -> float:

@@ -36,7 +36,7 @@ from wsgi_messaging import (
     Unavailable,
     Unroutable,
 )
-from wsgi_messaging.lifetime import PUBLISH
+from wsgi_messaging.lifetime import CONSUME, PUBLISH
 from wsgi_messaging.oslo import envelope
 from wsgi_messaging.rpc import (
     ExplicitRPCAccessPolicy,
@@ -516,6 +516,24 @@ def test_what_comes_while_the_replies_consumer_is_made_is_acknowledged(
     assert feed is not None and feed is not deaf
     assert replies.unknown == 3
     wait_until(lambda: not feed._subscription.unsettled, what="the acknowledgements")
+
+
+def test_a_call_on_the_consuming_thread_is_refused(client: RPCClient, other: Transport) -> None:
+    """In a `__del__` that the collector happens to run there: the process was deaf for the call's whole time."""
+    client.call({}, "add", a=1, b=1)
+    consuming = other.connections().peek(CONSUME)
+    assert consuming is not None
+    said: Queue[BaseException] = Queue()
+
+    def call(_now: float) -> None:
+        try:
+            client.call({}, "add", a=1, b=1)
+        except Unavailable as exc:
+            said.put(exc)
+
+    consuming.order(call)
+    assert "own thread" in str(said.get(timeout=AT_ONCE))
+    assert client.call({}, "add", a=1, b=1) == 2
 
 
 def test_a_lone_request_is_answered_by_its_worker(

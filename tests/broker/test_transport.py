@@ -250,6 +250,13 @@ def test_many_unroutable_ones_are_told_apart(transport: Transport, witness: Any,
     assert len(get_all(witness, queue)) == 20
 
 
+def test_publish_many_of_more_bytes_than_may_wait(broker: Address, witness: Any, queue: str) -> None:
+    """Half of them said that the broker did not answer."""
+    with Transport(f"{broker.url}?max_queued_bytes=100000") as transport:
+        results = transport.publish_many(Message(body=b"x" * 10_000, routing_key=queue) for _ in range(200))
+    assert results == [None] * 200
+
+
 def test_publish_many(transport: Transport, witness: Any, queue: str, unique: Name) -> None:
     messages = [
         Message(body="first", routing_key=queue),

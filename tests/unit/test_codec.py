@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable
 from datetime import datetime, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -243,3 +243,12 @@ def test_not_a_number_survives() -> None:
 def test_unknown_property_flags_are_malformed() -> None:
     with pytest.raises(MalformedValue, match="unknown properties"):
         codec.read_properties(b"\x00\x01")
+
+
+@pytest.mark.parametrize("text", ["12345.67", "-12345.67", "0.00", "1E+3", "2147483647", "-0.000012"])
+def test_a_decimal_is_what_it_is_whatever_the_applications_context(text: str) -> None:
+    """The application may compute with four digits."""
+    with localcontext() as context:
+        context.prec = 4
+        read, _ = codec.read_table(codec.table({"value": Decimal(text)}))
+    assert read == {"value": Decimal(text)}

@@ -276,6 +276,23 @@ def test_everything_else_is_a_remote_error(module: str, name: str, args: list[An
     assert (built.exc_type, built.value, built.traceback) == (name, "m", "t")
 
 
+class Registered(Exception):
+    """Has its subclasses say who they are."""
+
+    def __init_subclass__(cls, *, code: int) -> None:
+        super().__init_subclass__()
+
+
+class Fixed(Exception):
+    args = property(lambda self: ())  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", ["Registered", "Fixed"])
+def test_an_exception_that_cannot_say_where_it_is_from_hides_nothing(kind: str) -> None:
+    text = json.dumps({"class": kind, "module": __name__, "message": "m", "tb": ["t"], "args": [], "kwargs": {}})
+    assert isinstance(failure.rebuild(text, [__name__]), Exception)
+
+
 @given(st.text(max_size=50) | _json.map(json.dumps) | st.fixed_dictionaries(
     {}, optional=dict.fromkeys(("class", "module", "message", "tb", "args", "kwargs"), _json)
 ).map(json.dumps))  # fmt: skip

@@ -158,3 +158,8 @@ def test_wrong_kinds_are_invalid_messages(priority: Any, expiration: Any) -> Non
 def test_a_message_is_frozen_and_takes_names_only() -> None:
     with pytest.raises(TypeError):
         Message(b"", "key")  # type: ignore[call-arg, misc]
+
+
+def test_no_properties_may_be_said_by_none() -> None:
+    assert encoded(properties=None) == encoded(properties={})
+    assert encoded(properties=None, priority=1) == encoded(properties={}, priority=1)

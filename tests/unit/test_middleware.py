@@ -193,6 +193,30 @@ def test_the_deadline_of_a_generator_is_not_left_behind(transport: Transport, en
     contextvars.copy_context().run(request)
 
 
+def test_responses_that_are_produced_in_turns_have_each_its_own_deadline(transport: Transport) -> None:
+    """`uwsgi --async` goes on with another request in the same thread while one produces its response. The deadline of
+    one of them stayed with the thread for good, and every later publish of it was too late."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[float | None]:
+        with deadline(float(environ["block"])):
+            yield remaining_time()
+            yield remaining_time()
+        yield remaining_time()
+
+    def requests() -> None:
+        wrapped = MessagingMiddleware(app, transport, deadline=30.0)  # type: ignore[arg-type]
+        one, two = (wrapped({"block": block}, lambda status, headers: None) for block in (10, 20))
+        for expected in ((10, 20), (10, 20), (30, 30)):
+            for body, seconds in zip((one, two), expected, strict=True):
+                assert next(iter(body)) == pytest.approx(seconds, abs=5.0)
+                assert remaining_time() is None
+        for body in (one, two):
+            assert list(body) == []
+        assert remaining_time() is None
+
+    contextvars.copy_context().run(requests)
+
+
 @pytest.mark.parametrize("options", [{"deadline": 30.0}, {"deadline_header": "X-Timeout"}])
 def test_a_second_middleware_does_not_lengthen_the_deadline(transport: Transport, options: dict[str, Any]) -> None:
     seen: list[float | None] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.test_pending import outgoing
 from tests.unit.wire import published, split
 from wsgi_messaging.connection import frames
@@ -181,6 +183,24 @@ def test_take_unrepeatable_leaves_the_others_in_order() -> None:
     a, once, b = [*desk.queue("a"), *desk.queue("once", may_repeat=False), *desk.queue("b")]
     assert desk.outlet.take_unrepeatable() == [once]
     assert list(desk.outlet.outbox) == [a, b]
+
+
+def test_what_comes_while_the_unrepeatable_are_taken_out_stays_behind_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    a, b = [*desk.queue("a"), *desk.queue("b")]
+    take = desk.outlet.take_messages
+
+    def overtaken() -> list[Outgoing]:
+        taken = take()
+        later.extend(desk.queue("later"))
+        return taken
+
+    later: list[Outgoing] = []
+    monkeypatch.setattr(desk.outlet, "take_messages", overtaken)
+    assert desk.outlet.take_unrepeatable() == []
+    assert list(desk.outlet.outbox) == [a, b, *later]
 
 
 def test_callers_that_are_faster_than_the_socket_do_not_keep_it_from_reading() -> None:

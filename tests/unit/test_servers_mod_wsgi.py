@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wsgi_messaging import Closed, ConfigurationError, servers
+from wsgi_messaging import Closed, ConfigurationError, Transport, servers
 from wsgi_messaging.runtime import worker
 from wsgi_messaging.servers import diagnosis, mod_wsgi, observe_first_request
 from wsgi_messaging.testing import MemoryTransport
@@ -62,6 +62,7 @@ class Member:
 def _as_in_a_new_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mod_wsgi, "_subscribed", False)
     monkeypatch.setattr(mod_wsgi, "_stopped", False)
+    monkeypatch.setattr(mod_wsgi, "_is_over", False)
     monkeypatch.setattr(mod_wsgi, "DRAIN_SECONDS", 0.05)
     monkeypatch.setattr(mod_wsgi, "_is_amid_request", lambda _called: False)  # we have frames below it, Apache has none
     monkeypatch.setattr(servers, "_advice", {})
@@ -125,6 +126,19 @@ def test_no_connection_is_opened_where_its_thread_would_crash_the_process(inside
     inside(OldModWsgi("host|/app"))
     with pytest.raises(ConfigurationError, match="GLOBAL"):
         MemoryTransport().publish("x", "q", mandatory=False)
+
+
+def test_nothing_begins_behind_the_shutdown(inside: Callable[[Any], Any]) -> None:
+    """A request that outlives the drain and is the first to publish: its thread would be alive in an interpreter that
+    is destroyed, which is a segmentation fault."""
+    api = inside(FakeModWsgi(application_group="host|/app"))
+    known = Transport("amqp://127.0.0.1:1?timeout=0.1")
+    mod_wsgi.subscribe()
+    api.stop()
+    for transport in (known, Transport("amqp://127.0.0.1:1?timeout=0.1")):
+        with pytest.raises(Closed):
+            transport.publish("x", "q")
+        assert transport.status().connections == ()
 
 
 def test_start_warms(inside: Callable[[Any], Any], member: Member) -> None:

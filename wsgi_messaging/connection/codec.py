@@ -28,6 +28,7 @@ _LONGLONG = Struct(">Q")
 _SIGNED_LONGLONG = Struct(">q")
 _DOUBLE = Struct(">d")
 _DECIMAL = Struct(">Bi")
+_LONGEST_DECIMAL = 300
 
 _FIXED: dict[int, tuple[Struct, Callable[[Any], Any]]] = {
     ord("t"): (_OCTET, bool),
@@ -109,11 +110,14 @@ def _integer(value: int) -> bytes:
 
 
 def _decimal(value: Decimal) -> bytes:
-    _sign, _digits, exponent = value.as_tuple()
+    sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         raise UnencodableValue(f"decimal is not a number: {value}")
+    if len(digits) + max(0, exponent) > _LONGEST_DECIMAL:
+        raise UnencodableValue(f"decimal beyond 32 bits: {value}")
     scale = max(0, -exponent)
-    unscaled = int(value.scaleb(scale))
+    # From its digits: an operation on it would round as the application's context says.
+    unscaled = int("".join(map(str, digits))) * 10 ** max(0, exponent) * (-1 if sign else 1)
     if scale > 255 or not -(2**31) <= unscaled < 2**31:
         raise UnencodableValue(f"decimal beyond 32 bits: {value}")
     return b"D" + _DECIMAL.pack(scale, unscaled)
@@ -225,7 +229,8 @@ def _read_field(raw: bytes, offset: int, depth: int) -> tuple[Any, int]:
             return _read_timestamp(raw, offset)
         case "D":
             scale, unscaled = _DECIMAL.unpack_from(raw, offset)
-            return Decimal(unscaled).scaleb(-scale), offset + 5
+            digits = tuple(map(int, str(abs(unscaled))))
+            return Decimal((int(unscaled < 0), digits, -scale)), offset + 5
     raise MalformedValue(f"unknown field type {chr(kind)!r}")
 
 

@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import Closed, MessagingError, Unavailable
+from ..errors import Closed, MessagingError
 from ..runtime import native
 from ..runtime.journal import Journal
 from ..runtime.waiting import Completion
@@ -34,6 +34,7 @@ from .pending import Outgoing
 from .publishing import Publisher
 from .pulse import Pulse
 from .shortcut import Shortcut
+from .start import Start
 from .state import Event, State, after
 from .status import ConnectionStatus
 from .timing import remaining
@@ -91,7 +92,7 @@ class Loop:
         self._opening: native.Socket | None = None
         self._own_ident = -1
         self._thread = native.NativeThread(thread_name, self._run)
-        self._start_token = native.allocate_lock()
+        self.start = Start(self.watch, self._thread)
 
     # For any thread.
 
@@ -118,20 +119,13 @@ class Loop:
         self._shortcut.read_next(is_there, until)
 
     def open(self) -> None:
-        """Start the thread, which connects. Raises: `Unavailable` when the system gives no thread, or no descriptor."""
-        if self._start_token.acquire(False):
-            try:
-                self.watch.open()
-                self._thread.start()
-            except (OSError, RuntimeError) as exc:
-                self.watch.close()
-                self._start_token.release()
-                raise Unavailable(f"no thread can be started: {exc}") from exc
+        """Start the thread, which connects. Raises: `Unavailable`, as `Start.open`."""
+        self.start.open()
 
     def close(self, close_by: float) -> None:
         """Have the thread finish what was accepted, until `close_by`, and end. Returns at once."""
         self._close_by = close_by
-        if self._start_token.acquire(False):
+        if self.start.forgo():
             self.state = State.CLOSED
             self.journal.close()
             self.ended.set()
@@ -175,6 +169,8 @@ class Loop:
     # The thread.
 
     def _run(self) -> None:
+        if not self.start.begin():
+            return
         self._own_ident = native.get_ident()
         try:
             self._step(Event.OPEN)

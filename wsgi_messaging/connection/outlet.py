@@ -138,7 +138,7 @@ class Outlet:
     def take_unrepeatable(self) -> list[Outgoing]:
         """The waiting messages that get one attempt only (`retry=0`)."""
         taken = self.take_messages()
-        self.outbox.extend(entry for entry in taken if entry.may_repeat)
+        self.outbox.extendleft(entry for entry in reversed(taken) if entry.may_repeat)  # before what has come meanwhile
         return [entry for entry in taken if not entry.may_repeat]
 
     def lost(self, again: list[Outgoing]) -> None:

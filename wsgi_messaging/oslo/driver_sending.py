@@ -51,7 +51,7 @@ _NOT_FOUND = 404
 _DECLARED_AT_MOST = 3
 _OPEN = (State.READY, State.BLOCKED)
 
-Item = Inbound | MessagingError | Outgoing
+Item = Inbound | Reply | MessagingError | Outgoing
 
 
 def is_final(error: MessagingError) -> bool:
@@ -277,4 +277,4 @@ class Calling:
             raise
 
     def _read(self, item: Item) -> Reply | None:
-        return self.replies.decoded(self.msg_id, item) if isinstance(item, Inbound) else None
+        return self.replies.decoded(self.msg_id, item) if isinstance(item, (Inbound, Reply)) else None

@@ -12,6 +12,7 @@ import importlib
 import json
 import traceback
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from ..errors import RemoteError
@@ -79,9 +80,10 @@ def rebuild(failure: str, allowed_modules: Collection[str] = ()) -> Exception:
     if module in _BUILTINS or module in allowed_modules:
         module = "builtins" if module in _BUILTINS else module
         built = _construct(module, name, parts.get("args"), parts.get("kwargs"))
-    if built is None:
-        return RemoteError(name, message, trace)
-    return _as_remote(built, module, f"{message}\n{trace}".rstrip())
+    if built is not None:
+        with suppress(Exception):  # its class may refuse to be derived from, or to be changed
+            return _as_remote(built, module, f"{message}\n{trace}".rstrip())
+    return RemoteError(name, message, trace)
 
 
 def _construct(module: str, name: str, args: Any, kwargs: Any) -> Exception | None:

@@ -24,7 +24,7 @@ from ..connection.pending import Outgoing
 from ..connection.subscription import Delivered
 from ..connection.topology import declare_queue
 from ..connections import Connections
-from ..errors import Closed, ConnectTimeout, MessagingError, ReplyLost, Unroutable
+from ..errors import Closed, ConnectTimeout, MessagingError, ReplyLost, Unavailable, Unroutable
 from ..lifetime import CONSUME, PUBLISH
 from ..oslo import envelope
 from ..runtime import native
@@ -171,6 +171,9 @@ class Replies:
         feed = self._feed
         if self._is_closed:
             raise Closed("the transport was closed in this process; make a new one")
+        loop = self._connections.peek(CONSUME)
+        if loop is not None and loop.is_own_thread():  # in `__del__`, for one
+            raise Unavailable("called from the connection's own thread, which cannot wait for itself")
         if feed is not None and feed.error is None and self._probe is None:
             return feed
         self._connections.loop(PUBLISH)  # both connect at the same time

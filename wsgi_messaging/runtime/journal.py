@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -69,7 +70,8 @@ class Journal:
     def join(self, timeout: float) -> None:
         """Wait until everything is written and the writer has ended, up to `timeout`; after `close`."""
         if self._writer is not None:
-            self._writer.join(timeout)
+            with suppress(RuntimeError):  # called by a handler of logging, on the writer itself
+                self._writer.join(timeout)
 
     def ask(self, question: Callable[[], T], timeout: float) -> T:
         """What `question()` answers on the application's side. Native threads call it.

@@ -43,7 +43,7 @@ def _prepare() -> None:
     if hasattr(sys.modules.get("mod_wsgi"), "process_group"):
         from . import mod_wsgi
 
-        mod_wsgi.subscribe()
+        mod_wsgi.prepare()
 
 
 worker.prepare_by(_prepare)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, cast
 
-from ..errors import ConfigurationError
+from ..errors import Closed, ConfigurationError
 from ..runtime import native, worker
 from . import diagnosis
 
@@ -41,6 +41,7 @@ class Api(Protocol):
 
 _subscribed = False
 _stopped = False
+_is_over = False
 
 
 def start() -> bool:
@@ -79,8 +80,15 @@ def subscribe() -> bool:
     return True
 
 
+def prepare() -> None:
+    """Somebody is about to start a thread. Raises: ConfigurationError: as `subscribe`; Closed: the interpreter ends."""
+    if _is_over:
+        raise Closed("this process is ending, and a thread that is started now would crash it")
+    subscribe()
+
+
 def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
-    global _stopped
+    global _stopped, _is_over
     api = _find()
     if _stopped or api is None:
         return
@@ -89,6 +97,7 @@ def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
     waiting = native.poll()
     while api.active_requests and native.monotonic() < ends_at:
         waiting.poll(DRAIN_STEP_MS)
+    _is_over = True
     if not worker.stop(CLOSE_SECONDS) and api.application_group:  # in the main interpreter it ends with the process
         diagnosis.say(
             diagnosis.THREAD_LEFT.format(group=api.application_group, pid=os.getpid()),
