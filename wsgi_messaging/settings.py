@@ -41,6 +41,10 @@ def _default_app() -> str:
     return os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "") or "python"
 
 
+_LONGEST_APP = 255
+"""Octets. The broker hangs up on a handshake of more than 4096 (AMQP 0-9-1 section 4.2.3), without a reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a transport connects and how long it tries.
@@ -51,7 +55,7 @@ class Settings:
     url: str = field(default=DEFAULT_URL, repr=False)
     """Where the broker is; several hosts separated by `;` or `,`."""
     app: str = field(default_factory=_default_app)
-    """The application's name in the broker's list of connections (app:role:pid@host)."""
+    """The application's name in the broker's list of connections (app:role:pid@host); up to 255 octets."""
     heartbeat: float = 20.0
     """Seconds; whole ones, as AMQP has it; 0 for none. The broker may lower it."""
     connect_timeout: float = 5.0
@@ -109,6 +113,8 @@ class Settings:
 
     def _check(self) -> None:
         _check_types(self)
+        if len(self.app.encode("utf-8", "replace")) > _LONGEST_APP:
+            raise ConfigurationError(f"app: {self.app[:20]!r}... is longer than {_LONGEST_APP} octets")
         _check_range("heartbeat", self.heartbeat, 0, 65535)
         if self.heartbeat != int(self.heartbeat):
             raise ConfigurationError(f"heartbeat: {self.heartbeat!r} is not whole seconds, which is what AMQP can say")

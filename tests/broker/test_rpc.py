@@ -26,6 +26,7 @@ from tests.broker.rpc_endpoints import (
 )
 from tests.harness.waiting import stays, wait_until
 from wsgi_messaging import (
+    Closed,
     ConfigurationError,
     ConnectTimeout,
     DeclarationRefused,
@@ -572,6 +573,16 @@ def test_which_replies_are_written_to_the_brokers_disk(
 
 
 # Beginning and end
+
+
+def test_a_server_that_was_stopped_says_so_when_it_is_started(transport: Transport, unique: Name) -> None:
+    """It did nothing, and the next call to it waited in vain."""
+    server = RPCServer(transport, Target(topic=unique("again"), server="one"), [Endpoint()])
+    server.start()
+    server.start()
+    assert server.stop()
+    with pytest.raises(Closed, match="make a new one"):
+        server.start()
 
 
 def test_stopping_an_idle_server_is_quick(transport: Transport, unique: Name) -> None:

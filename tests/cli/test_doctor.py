@@ -267,6 +267,17 @@ BROKEN = {
     "haproxy gives up first": Broken(
         "haproxy.cfg", HAPROXY.format(client="5s"), "proxy-idle", "after 5 s of silence", "timeout client 60s", "error"
     ),
+    "haproxy with braces": Broken(
+        "haproxy.cfg",
+        "frontend web\n  http-request redirect scheme https unless { ssl_fc }\n" + HAPROXY.format(client="5s"),
+        "proxy-idle", "after 5 s of silence", "timeout client 60s", "error",
+    ),
+    "haproxy's named defaults": Broken(
+        "haproxy.cfg",
+        "defaults short\n  timeout client 5s\ndefaults tcp from short\n  mode tcp\ndefaults\n  timeout client 3h\n"
+        "listen rabbit from tcp\n  bind :5672\n",
+        "proxy-idle", "after 5 s of silence", "timeout client 60s", "error",
+    ),
     "haproxy's numbers are milliseconds": Broken(
         "haproxy.cfg", HAPROXY.format(client="5000"), "proxy-idle", "after 5 s of", "timeout client 60s", "error"
     ),
@@ -389,6 +400,27 @@ GOOD = {
         "<VirtualHost *:80>\nWSGIScriptAlias / /srv/app.wsgi \\\n"
         "  process-group=${GROUP} application-group=%{GLOBAL}\n</VirtualHost>\n",
     ),
+    "gevent's worker is alive while its requests wait": (
+        GUNICORN,
+        HOOKS_LINE + "worker_class = 'gevent'\ntimeout = 3\n",
+    ),
+    "as many processes as processors": (INI, UWSGI + "cheaper = 1\nprocesses = %k\n"),
+    "its own section": (INI, f"[uwsgi]\nini = :base\nprocesses = 4\n\n{UWSGI.replace('[uwsgi]', '[base]')}"),
+    "an apostrophe in a word": (CONF, f"SetEnvIf User-Agent O'Reilly bot\n{APACHE}"),
+    "haproxy with braces": (
+        "haproxy.cfg",
+        "defaults\n  mode http\nfrontend web\n  http-request redirect scheme https unless { ssl_fc }\n"
+        + HAPROXY.format(client="3m"),
+    ),
+    "haproxy's named defaults": (
+        "haproxy.cfg",
+        "defaults slow\n  mode tcp\n  timeout client 3h\n  timeout server 3h\ndefaults web\n  mode http\n"
+        "  timeout client 5s\n  timeout server 5s\nlisten rabbit from slow\n  bind :5672\n",
+    ),
+    "haproxy's other sections": (
+        "haproxy.cfg",
+        HAPROXY.format(client="3m") + "ring logs\n  timeout connect 5s\n  timeout server 10s\n",
+    ),
     "haproxy with time": ("haproxy.cfg", HAPROXY.format(client="3m")),
     "haproxy for the web": (
         "haproxy.cfg",
@@ -448,7 +480,8 @@ def test_older_gunicorn_has_its_eventlet_worker(doctor: Doctor) -> None:
 
 def test_the_command_line_of_gunicorn_wins(doctor: Doctor, tmp_path: Path) -> None:
     arguments = ("--gunicorn-args", "-k gevent --preload --timeout 4 app:app")
-    assert doctor(GUNICORN, HOOKS_LINE, *arguments).grave == ["gunicorn-preload-gevent", "gunicorn-timeout"]
+    assert doctor(GUNICORN, HOOKS_LINE, *arguments).grave == ["gunicorn-preload-gevent"]
+    assert doctor(GUNICORN, HOOKS_LINE, "--gunicorn-args", "--timeout 4 app:app").grave == ["gunicorn-timeout"]
     assert doctor("", "", "--gunicorn-args", "app:app -w 4").grave == ["gunicorn-hooks"]
     assert doctor("", "", "--gunicorn-args", "-c python:wsgi_messaging.servers.gunicorn app:app").status == 0
     (tmp_path / "elsewhere.py").write_text(HOOKS_LINE)
@@ -596,6 +629,14 @@ def test_the_hooks_and_their_arguments_are_gunicorns() -> None:
     for name, count in HOOKS.items():
         hook = settings[name].get()
         assert hook.__code__.co_argcount == count, name
+
+
+def test_uwsgis_own_folder_in_a_path(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "common.ini").write_text(UWSGI)
+    (tmp_path / "conf" / "app.ini").write_text("[uwsgi]\nini = %dcommon.ini\nprocesses = 4\n")
+    monkeypatch.chdir(tmp_path)
+    assert doctor("", "", "conf/app.ini").findings == []
 
 
 def test_what_uwsgi_itself_makes_of_underscores_and_comments(tmp_path: Path) -> None:

@@ -233,3 +233,10 @@ def test_no_secret_is_shown() -> None:
     shown = f"{settings!r} {settings} {settings.brokers!r} {settings.link_options!r}"
     assert "s3cret" not in shown and "user" not in shown
     assert settings.brokers[0].password == "s3cret"
+
+
+def test_a_name_that_no_handshake_holds_is_refused() -> None:
+    """The broker hung up on it, and the log said that user and password were wrong."""
+    assert Settings(app="a" * 255).app == "a" * 255
+    with pytest.raises(ConfigurationError, match="^app: 'żżż.* is longer than 255 octets$"):
+        Settings(app="ż" * 128)

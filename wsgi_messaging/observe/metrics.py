@@ -3,11 +3,11 @@
     from prometheus_client import REGISTRY
     REGISTRY.register(MessagingCollector(transport))
 
-With a run directory, whichever worker answers the scrape tells of all of them, each under its pid; so a counter goes
-back with the process it belongs to only, which is what `rate()` needs, and prometheus_client's files for several
-processes are not needed. Several transports of one name in a process are added up, and where one of them is closed its
-part goes: give them names of their own. Without a run directory it tells of the process that answers. It reads when it
-is scraped and costs nothing in between.
+With a run directory, whichever worker answers the scrape tells of all of them, each under its host and pid; so a
+counter goes back with the process it belongs to only, which is what `rate()` needs, and prometheus_client's files for
+several processes are not needed. Several transports of one name in a process are added up, and where one of them is
+closed its part goes: give them names of their own. Without a run directory it tells of the process that answers. It
+reads when it is scraped and costs nothing in between.
 
 Layer 5.
 """
@@ -24,9 +24,9 @@ from .posting import BOUNDS
 from .status import Row, board_of
 
 Fold = Callable[[Iterable[float]], float]
-Key = tuple[str, str, str]
+Key = tuple[str, ...]
 
-LABELS = ("app", "pid", "role")
+LABELS = ("app", "node", "pid", "role")
 _COUNTERS: dict[str, tuple[str, Callable[[Row], float]]] = {
     "confirmed": ("Messages that the broker confirmed.", lambda row: row.connection.confirmed),
     "failed": ("Messages that were not confirmed, the returned ones among them.", lambda row: row.connection.failed),
@@ -66,7 +66,7 @@ class MessagingCollector(Collector):
         """All metrics, now."""
         groups: dict[Key, list[Row]] = {}
         for row in board_of(self._transport).rows:
-            groups.setdefault((row.app, str(row.pid), row.connection.role), []).append(row)
+            groups.setdefault((row.app, row.node, str(row.pid), row.connection.role), []).append(row)
         yield from _families(groups)
 
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from ..connection.subscription import Delivered
 from ..connections import Connections
-from ..errors import ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError, Unavailable
+from ..errors import Closed, ConfigurationError, ConnectTimeout, DeclarationRefused, MessagingError, Unavailable
 from ..oslo import envelope
 from ..oslo.envelope import Request
 from ..runtime import deadlines, native
@@ -117,9 +117,11 @@ class RPCServer:
 
         Blocks: up to `timeout` (the transport's setting by default), until the broker has accepted all three
         consumers. Raises: `DeclarationRefused`, which names the flag that another server of the topic has set
-        otherwise; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `Unavailable` when no thread can be started.
-        Nothing is left behind then.
+        otherwise; `Closed` where it was stopped; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`; `Unavailable`
+        when no thread can be started. Nothing is left behind then.
         """
+        if self._ended.is_set:
+            raise Closed("the server was stopped; make a new one")
         deadline = native.monotonic() + (self.transport.settings.timeout if timeout is None else timeout)
         while not (started := self._started).is_set:
             if self._start_token.acquire(False):

@@ -8,12 +8,13 @@ Layer 5: imports the standard library.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import Unreadable
 
+_WORD = re.compile(r"""(?P<quote>["'])(?P<quoted>(?:\\.|(?!(?P=quote))[^\\])*)(?P=quote)|(?P<bare>\S+)""")
+_ESCAPED = re.compile(r"""\\(["'\\])""")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -72,12 +73,23 @@ def _holds(name: str, rest: str, known: dict[str, str]) -> bool:
     return (rest[1:] not in known) if rest.startswith("!") else rest in known
 
 
+def _words(line: str) -> list[str]:
+    """As Apache's ap_getword_conf takes them: a quote counts at the beginning of a word. Raises: ValueError."""
+    words = []
+    for match in _WORD.finditer(line):
+        quoted, bare = match["quoted"], match["bare"]
+        if bare and bare[0] in "\"'":
+            raise ValueError("No closing quotation")
+        words.append(bare if quoted is None else _ESCAPED.sub(r"\1", quoted))
+    return words
+
+
 def _take(
     line: str, number: int, sections: list[tuple[str, str, bool]], known: dict[str, str], found: list[Directive]
 ) -> None:
     filled = _VARIABLE.sub(lambda match: known.get(match[1]) or match[0], line)
     try:
-        name, *arguments = shlex.split(filled, posix=True)
+        name, *arguments = _words(filled)
     except ValueError as exc:
         raise Unreadable(f"{line}: {exc}", number) from exc
     if name.lower() == "define" and arguments:

@@ -215,7 +215,7 @@ def _times(source: Source, facts: Facts) -> Iterator[Finding]:
     limit = _timeout_of(source, facts)
     timeout, line = _value(source, "timeout", 30)
     worker_class, _line = _worker_class(source)
-    if isinstance(timeout, int) and 0 < timeout <= limit and worker_class in ("sync", "gevent", "tornado"):
+    if isinstance(timeout, int) and 0 < timeout <= limit and worker_class in ("sync", "tornado"):
         yield Finding(
             WARNING,
             "gunicorn-timeout",

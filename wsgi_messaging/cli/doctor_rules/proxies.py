@@ -17,8 +17,13 @@ from .._findings import ERROR, WARNING, Facts, Finding
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HAPROXY = re.compile(r"^\s*(?:global|defaults|frontend|backend|listen)\b", re.M)
+_NOT_HAPROXY = re.compile(r"[;{]\s*(?:#.*)?$", re.M)
 _SIDES = {"frontend": ("client",), "backend": ("server",), "listen": ("client", "server")}
 """Whose silence a section's timeouts are about."""
+_OTHER_SECTIONS = re.compile(
+    r"cache|crt-store|fcgi-app|http-errors|log-forward|log-profile|mailers|peers|program|resolvers|ring|traces|userlist"
+)
+"""Of haproxy; their timeouts are about something else."""
 _NGINX = re.compile(r"\bstream\s*\{")
 _PROXY_TIMEOUT = re.compile(r"(?<![\w$.-])proxy_timeout\s+(\w+)\s*;")
 _COMMENT = re.compile(r"(?m)(?:^|(?<=[\s;{}]))#.*$")
@@ -26,7 +31,7 @@ NGINX_DEFAULT = 600.0
 
 
 def is_haproxy(_name: str, text: str) -> bool:
-    return bool(_HAPROXY.search(text)) and "{" not in re.sub(r"#.*", "", text).partition("acl")[0]
+    return bool(_HAPROXY.search(text)) and not _NOT_HAPROXY.search(text)
 
 
 def is_nginx(_name: str, text: str) -> bool:
@@ -68,23 +73,33 @@ def _heartbeat_for(seconds: float) -> int | None:
 class _Section:
     name: str
     line: int
+    defaults: str = ""
+    """Of which defaults it is, where it says so (`from`)."""
     mode: str = ""
     has_amqp: bool = False
     timeouts: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def examine_haproxy(path: str, text: str, facts: Facts) -> list[Finding]:
-    defaults = _Section("defaults", 0)
+    latest = _Section("defaults", 0)
+    known: dict[str, _Section] = {}
     lines: dict[tuple[str, float, int], list[str]] = {}  # one finding each, for all sections that a line counts in
     for section in _sections(text):
-        if section.name == "defaults":
-            defaults = section
+        defaults = known.get(section.defaults, latest) if section.defaults else latest
+        kind, _, name = section.name.partition(" ")
+        if kind == "defaults":
+            if section.defaults:
+                section.mode, section.timeouts = (
+                    section.mode or defaults.mode,
+                    {**defaults.timeouts, **section.timeouts},
+                )
+            latest = known[name] = section  # one without a name is nobody's `from`
             continue
         mode = section.mode or defaults.mode
-        if section.name.startswith("global") or (mode != "tcp" and not section.has_amqp):
+        if kind not in _SIDES or (mode != "tcp" and not section.has_amqp):
             continue
         timeouts = {**defaults.timeouts, **section.timeouts}
-        sides = ("tunnel",) if "tunnel" in timeouts else _SIDES[section.name.partition(" ")[0]]
+        sides = ("tunnel",) if "tunnel" in timeouts else _SIDES[kind]
         for side in sides:
             if side in timeouts:
                 lines.setdefault((side, *timeouts[side]), []).append(section.name)
@@ -102,10 +117,11 @@ def _sections(text: str) -> Iterator[_Section]:
         words = raw.partition("#")[0].split()
         if not words:
             continue
-        if words[0] in ("global", "defaults", "frontend", "backend", "listen"):
+        if words[0] in _SIDES or words[0] in ("global", "defaults") or _OTHER_SECTIONS.fullmatch(words[0]):
             if section is not None:
                 yield section
-            section = _Section("defaults" if words[0] == "defaults" else " ".join(words[:2]), number)
+            named, _, after = " ".join(words).partition(" from ")
+            section = _Section(" ".join(named.split()[:2]), number, after.partition(" ")[0])
         elif section is not None:
             if words[0] == "mode" and len(words) > 1:
                 section.mode = words[1]

@@ -79,28 +79,31 @@ def read(path: str, text: str) -> Options:
     return options
 
 
-def _read_into(options: Options, path: str, text: str, depth: int) -> None:
-    lines = _yaml_lines(text) if path.endswith((".yaml", ".yml")) else _ini_lines(text)
+def _read_into(options: Options, path: str, text: str, depth: int, section: str = "uwsgi") -> None:
+    lines = _yaml_lines(text) if path.endswith((".yaml", ".yml")) else _ini_lines(text, section)
     for number, written, value in lines:
         value = _filled(value, options, path)
         name = ALIASES.get(written, written)
         options.found.append(Option(name, written, value, path, number))
         if name in ("ini", "yaml", "yml") and depth < _DEEPEST:
-            included = Path(path).parent / value.partition(":")[0]
+            file, _, section = value.partition(":")
+            included = Path(path).parent / file if file else Path(path)
             try:
-                _read_into(options, str(included), included.read_text(errors="replace"), depth + 1)
+                content = included.read_text(errors="replace")
             except OSError:
                 options.unread.append(str(included))
+            else:
+                _read_into(options, str(included), content, depth + 1, section or "uwsgi")
 
 
-def _ini_lines(text: str) -> Iterator[tuple[int, str, str]]:
+def _ini_lines(text: str, section: str) -> Iterator[tuple[int, str, str]]:
     is_ours = True
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
         if line.startswith("["):
-            is_ours = line == "[uwsgi]"
+            is_ours = line == f"[{section}]"
         elif is_ours:
             name, equals, value = line.partition("=")
             # A key without a value is true, as on the command line.
@@ -117,7 +120,7 @@ def _yaml_lines(text: str) -> Iterator[tuple[int, str, str]]:
 
 def _filled(value: str, options: Options, path: str) -> str:
     """With its %(name) and $(VARIABLE) filled in, as far as they are known here."""
-    value = value.replace("%d", f"{os.path.dirname(path) or '.'}/")
+    value = value.replace("%d", f"{os.path.dirname(os.path.abspath(path))}/")
 
     def fill(found: re.Match[str]) -> str:
         if found[2]:
