@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 import uuid
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ def _endless() -> Any:
 
 RESULTS: dict[str, tuple[Callable[[], Any], Any]] = {
     "date": (lambda: datetime.datetime(2026, 1, 2, 3, 4, 5), "2026-01-02T03:04:05.000000"),
+    "date of xmlrpc": (lambda: xmlrpc.client.DateTime("20260102T03:04:05"), "2026-01-02T03:04:05.000000"),
     "day": (lambda: datetime.date(2026, 1, 2), "2026-01-02"),
     "uuid": (lambda: uuid.UUID(int=1), str(uuid.UUID(int=1))),
     "decimal": (lambda: decimal.Decimal("1.50"), "1.50"),

@@ -20,6 +20,7 @@ import inspect
 import ipaddress
 import itertools
 import json
+import sys
 import uuid
 import zlib
 from collections.abc import Callable, Mapping
@@ -206,6 +207,9 @@ def primitive(value: Any) -> Any:
     """
     if isinstance(value, bytes):
         return value.decode()
+    xmlrpc: Any = sys.modules.get("xmlrpc.client")
+    if xmlrpc is not None and isinstance(value, xmlrpc.DateTime):
+        value = datetime.datetime(*value.timetuple()[:6])
     if isinstance(value, datetime.datetime):
         return value.strftime("%Y-%m-%dT%H:%M:%S.%f")
     if isinstance(value, datetime.date):
