@@ -215,8 +215,7 @@ class Transport:
         """
         connections = self.connections()
         deadline = self._deadline(timeout)
-        window, window_bytes = max(1, self.settings.max_queued // 2), self.settings.max_queued_bytes // 2
-        waiting_bytes = 0
+        window, waiting_bytes = max(1, self.settings.max_queued // 2), 0
         results: list[MessagingError | None] = []
         waiting: list[tuple[int, Outgoing, Completion]] = []
         with self.one_shot():
@@ -232,7 +231,7 @@ class Transport:
                     raise
                 except MessagingError as exc:
                     results[-1] = exc
-                if len(waiting) >= window or waiting_bytes >= window_bytes:
+                if len(waiting) >= window or waiting_bytes >= self.settings.max_queued_bytes // 2:
                     settle(connections, waiting, results, keep=len(waiting) // 2)
                     waiting_bytes = sum(len(entry.body) for _, entry, _ in waiting)
             settle(connections, waiting, results, keep=0)
@@ -365,9 +364,10 @@ class Transport:
 
         Blocks: up to `timeout`. False when something was still running then, as it is in a callback of a consumer: the
         end then comes behind the callback, which has `timeout` for that. Closing again, or in a process that
-        never used the transport, returns at once; it is closed there all the same.
+        never used the transport, returns at once.
         """
-        return self._process.get().close(timeout)
+        connections = self._process.peek()
+        return True if connections is None else connections.close(timeout)
 
     def connections(self) -> Connections:
         """This process's connections, for what is built on a transport (RPC, notifications). Opens nothing."""

@@ -1,4 +1,4 @@
-"""A transport's life without a broker: opened amid exceptions from outside, closed unused, given up in time."""
+"""A transport's life without a broker: opened amid exceptions from outside, given up in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.waiting import wait_until
-from wsgi_messaging import Closed, ConfirmTimeout, ConnectTimeout, MessagingError, Transport, Unavailable
+from wsgi_messaging import ConfirmTimeout, ConnectTimeout, MessagingError, Transport, Unavailable
 from wsgi_messaging.connection.loop import Loop
 from wsgi_messaging.connection.watch import Watch
 from wsgi_messaging.lifetime import Lifetime
@@ -78,13 +78,6 @@ def test_a_handler_that_publishes_amid_the_opening_is_told_so(
         monkeypatch.setattr(Watch, "open", opened)
         transport.publish(b"", "q", mandatory=False)
     assert "signal handler" in str(said[0])
-
-
-def test_what_was_closed_unused_is_closed() -> None:
-    transport = Transport(NOBODY)
-    assert transport.close()
-    with pytest.raises(Closed):
-        transport.publish(b"", "q")
 
 
 def test_a_short_close_leaves_time_for_what_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,14 @@ def test_nothing_begins_behind_the_shutdown(inside: Callable[[Any], Any]) -> Non
         assert transport.status().connections == ()
 
 
+def test_what_comes_late_is_still_served_in_the_main_interpreter(inside: Callable[[Any], Any]) -> None:
+    api = inside(FakeModWsgi())
+    mod_wsgi.subscribe()
+    api.stop()
+    MemoryTransport().publish("x", "q", mandatory=False)
+    mod_wsgi.prepare()
+
+
 def test_start_warms(inside: Callable[[Any], Any], member: Member) -> None:
     inside(FakeModWsgi())
     assert mod_wsgi.start()

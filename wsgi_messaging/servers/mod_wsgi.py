@@ -97,7 +97,7 @@ def _on_shutdown(*_arguments: Any, **_facts: Any) -> None:
     waiting = native.poll()
     while api.active_requests and native.monotonic() < ends_at:
         waiting.poll(DRAIN_STEP_MS)
-    _is_over = True
+    _is_over = bool(api.application_group)  # the main one may serve what comes late; it ends with its threads
     if not worker.stop(CLOSE_SECONDS) and api.application_group:  # in the main interpreter it ends with the process
         diagnosis.say(
             diagnosis.THREAD_LEFT.format(group=api.application_group, pid=os.getpid()),
