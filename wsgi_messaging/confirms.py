@@ -35,9 +35,10 @@ class Confirm:
     def error(self) -> MessagingError | None:
         """Why the message was not confirmed; None while that is open and when it was."""
         entry = self._entry
-        if self.done and not entry.is_done:
+        is_over = self.done and not entry.is_done
+        if is_over:
             entry.abandoned = True  # `maybe_sent` is looked at behind that, as the connection's thread does
-        if entry.was_dropped or (self.done and not entry.is_done):
+        if is_over or entry.was_dropped:
             return self._connections.expiry(entry)
         return entry.error
 
