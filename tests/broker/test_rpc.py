@@ -501,7 +501,7 @@ def test_what_comes_while_the_replies_consumer_is_made_is_acknowledged(
 
     def slow(feed: wire.Feed) -> None:
         start(feed)
-        time.sleep(0.2)
+        time.sleep(0.2)  # for what lies there to come before the caller goes on
 
     monkeypatch.setattr(wire.Feed, "start", slow)
     assert client.call({}, "add", a=1, b=1) == 2

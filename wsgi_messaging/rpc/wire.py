@@ -166,12 +166,10 @@ def is_current(delivered: Delivered) -> bool:
 def acknowledge(connections: Connections, delivered: Delivered, *, is_alone: bool = False) -> None:
     """Done: the broker may forget it. A caller that is alone writes it itself where it can."""
     loop = connections.peek(CONSUME)
-    if loop is None:
-        return
-    if is_alone:
-        loop.order(partial(loop.consumers.settle, delivered, frames.BASIC_ACK, False), is_alone=True)
-    else:
-        loop.order(partial(loop.consumers.acknowledge, delivered))
+    if loop is not None:
+        by_itself, gathered = loop.consumers.settle, loop.consumers.acknowledge
+        order = partial(by_itself, delivered, frames.BASIC_ACK, False) if is_alone else partial(gathered, delivered)
+        loop.order(order, is_alone=is_alone)
 
 
 def reject(connections: Connections, delivered: Delivered) -> None:

@@ -79,6 +79,11 @@ class _Section:
     has_amqp: bool = False
     timeouts: dict[str, tuple[float, int]] = field(default_factory=dict)
 
+    def inherit(self, defaults: _Section) -> None:
+        """Have what it does not say itself from there."""
+        self.mode = self.mode or defaults.mode
+        self.timeouts = {**defaults.timeouts, **self.timeouts}
+
 
 def examine_haproxy(path: str, text: str, facts: Facts) -> list[Finding]:
     latest = _Section("defaults", 0)
@@ -87,22 +92,15 @@ def examine_haproxy(path: str, text: str, facts: Facts) -> list[Finding]:
     for section in _sections(text):
         defaults = known.get(section.defaults, latest) if section.defaults else latest
         kind, _, name = section.name.partition(" ")
+        if kind != "defaults" or section.defaults:
+            section.inherit(defaults)
         if kind == "defaults":
-            if section.defaults:
-                section.mode, section.timeouts = (
-                    section.mode or defaults.mode,
-                    {**defaults.timeouts, **section.timeouts},
-                )
             latest = known[name] = section  # one without a name is nobody's `from`
-            continue
-        mode = section.mode or defaults.mode
-        if kind not in _SIDES or (mode != "tcp" and not section.has_amqp):
-            continue
-        timeouts = {**defaults.timeouts, **section.timeouts}
-        sides = ("tunnel",) if "tunnel" in timeouts else _SIDES[kind]
-        for side in sides:
-            if side in timeouts:
-                lines.setdefault((side, *timeouts[side]), []).append(section.name)
+        elif kind in _SIDES and (section.mode == "tcp" or section.has_amqp):
+            sides = ("tunnel",) if "tunnel" in section.timeouts else _SIDES[kind]
+            for side in sides:
+                if side in section.timeouts:
+                    lines.setdefault((side, *section.timeouts[side]), []).append(section.name)
     findings = []
     for (side, seconds, line), names in lines.items():
         where = f"haproxy ({', '.join(names)}: timeout {side})"

@@ -189,11 +189,10 @@ def _times(options: Options, facts: Facts) -> Iterator[Finding]:
 
 
 def _cheaper(options: Options, _facts: Facts) -> Iterator[Finding]:
-    cheaper, processes = options.number("cheaper"), options.number("processes")
-    option = options.last("cheaper")
-    if cheaper is None or option is None or (processes is None and options.last("processes") is not None):
-        return  # a number that only uWSGI knows (`%k`, the processors)
-    processes = processes or 1
+    cheaper, option = options.number("cheaper"), options.last("cheaper")
+    processes = 1 if options.last("processes") is None else options.number("processes")
+    if cheaper is None or option is None or processes is None:
+        return  # nothing is said, or a number that only uWSGI knows (`%k`, the processors)
     if cheaper >= processes:
         yield _finding(
             ERROR, "uwsgi-cheaper", "uWSGI does not start",

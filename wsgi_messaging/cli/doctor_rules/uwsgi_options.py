@@ -86,14 +86,14 @@ def _read_into(options: Options, path: str, text: str, depth: int, section: str 
         name = ALIASES.get(written, written)
         options.found.append(Option(name, written, value, path, number))
         if name in ("ini", "yaml", "yml") and depth < _DEEPEST:
-            file, _, section = value.partition(":")
+            file, _, named = value.partition(":")
             included = Path(path).parent / file if file else Path(path)
             try:
                 content = included.read_text(errors="replace")
             except OSError:
                 options.unread.append(str(included))
             else:
-                _read_into(options, str(included), content, depth + 1, section or "uwsgi")
+                _read_into(options, str(included), content, depth + 1, named or "uwsgi")
 
 
 def _ini_lines(text: str, section: str) -> Iterator[tuple[int, str, str]]:
