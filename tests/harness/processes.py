@@ -100,6 +100,12 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether no thread of it runs: behind SIGSTOP each stops for itself, and may answer somebody before it does."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def descendants(pid: int) -> list[int]:
     """Pids of all children of `pid` and theirs, alive now."""
     found: list[int] = []

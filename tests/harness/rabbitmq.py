@@ -29,7 +29,8 @@ from tests.harness.waiting import wait_until
 
 # Debian's own /usr/sbin wrappers insist on the user rabbitmq; the scripts below them run as anyone.
 _FOLDERS = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/opt/homebrew/sbin", "/usr/local/opt/rabbitmq/sbin")
-_ABRUPT = re.compile(r"client unexpectedly closed TCP connection|missed heartbeats from client")
+_ENTRY = re.compile(r"\n(?=\d{4}-\d\d-\d\d )")
+_COMPLAINT = re.compile(r"client unexpectedly closed TCP connection|missed heartbeats from client|\[error\]")
 _CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{amqp}
 management.tcp.ip = 127.0.0.1
@@ -191,7 +192,8 @@ class RabbitMQ:
 
     def pause(self) -> None:
         """SIGSTOP: the node is silent, its kernel still acknowledges."""
-        self._signal_beam(signal.SIGSTOP)
+        pid = self._signal_beam(signal.SIGSTOP)
+        wait_until(lambda: processes.is_stopped(pid), what="the last of its threads to stop")
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -210,10 +212,11 @@ class RabbitMQ:
             self._epmd = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _signal_beam(self, number: int) -> None:
+    def _signal_beam(self, number: int) -> int:
         pid = self.pid
         assert pid is not None, "the broker does not run"
         processes.signal_process(pid, number)
+        return pid
 
     def _end(self, number: int) -> None:
         if self._server is None:
@@ -231,7 +234,7 @@ class RabbitMQ:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def log_mark(self) -> int:
-        """A position in the log, for `abrupt_closes(since)` and `log_since`."""
+        """A position in the log, for `complaints` and `log_since`."""
         return self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def log_since(self, mark: int) -> str:
@@ -240,9 +243,11 @@ class RabbitMQ:
             return ""
         return self.log_path.read_bytes()[mark:].decode(errors="replace")
 
-    def abrupt_closes(self, since: int = 0) -> int:
-        """How many connections ended without a Close, or were dropped for missed heartbeats, since a mark."""
-        return len(_ABRUPT.findall(self.log_since(since)))
+    def complaints(self, name: str, since: int = 0) -> list[str]:
+        """What the log says since a mark of connections with `name` in their names that ended without a Close, were
+        dropped for missed heartbeats, or erred."""
+        entries = _ENTRY.split(self.log_since(since))
+        return [entry for entry in entries if name in entry and _COMPLAINT.search(entry)]
 
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Output of rabbitmqctl. Slow: one or two seconds."""
