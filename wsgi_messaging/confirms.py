@@ -13,7 +13,10 @@ from .runtime.waiting import Completion
 
 
 class Confirm:
-    """The broker's answer to one message, to come. Threads: any thread or greenlet may wait, several may."""
+    """The broker's answer to one message, to come. Threads: any thread or greenlet may wait, several may.
+
+    After fork: a child does not hear of it, and is told so at once.
+    """
 
     __slots__ = ("_completion", "_connections", "_entry")
 
@@ -28,8 +31,8 @@ class Confirm:
 
     @property
     def done(self) -> bool:
-        """True when the broker has answered, or the message's time is over."""
-        return self._entry.is_done or native.monotonic() >= self._entry.deadline
+        """True when the broker has answered, or the message's time is over, or it is another process's."""
+        return self._entry.is_done or native.monotonic() >= self._entry.deadline or self._connections.is_inherited
 
     @property
     def error(self) -> MessagingError | None:
@@ -46,9 +49,12 @@ class Confirm:
         """Return when the broker has confirmed the message.
 
         Blocks: up to `timeout` seconds, and never beyond the message's own deadline. Raises: why it was not
-        confirmed; `TimeoutError` (a plain one) when `timeout` is over first and the message is still on its way.
+        confirmed; `Unavailable` in a child of the process that published it; `TimeoutError` (a plain one) when
+        `timeout` is over first and the message is still on its way.
         """
         entry = self._entry
+        if self._connections.is_inherited and not entry.is_done:
+            raise self._connections.expiry(entry)
         is_shorter = timeout is not None and native.monotonic() + timeout < entry.deadline
         if is_shorter and not self._completion.wait(timeout):
             raise TimeoutError(f"not confirmed within {timeout:g} s, and still on its way")

@@ -161,6 +161,9 @@ class Connections(Lifetime):
 
     def expiry(self, entry: Outgoing) -> MessagingError:
         """Why a message was not confirmed by its deadline."""
+        if self.is_inherited:
+            who = f"process {self.pid} published it, and it alone hears what became of it"
+            return Unavailable(f"not known here: {who}", maybe_sent=True)
         loop = self._loops[PUBLISH]
         why = self._why_not(loop)
         sent = "sent, but not confirmed in time" if entry.maybe_sent else "not sent in time"

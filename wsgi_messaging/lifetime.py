@@ -65,6 +65,11 @@ class Lifetime:
         self._id_prefix = os.urandom(12).hex()
         self._id_numbers = itertools.count(1)
 
+    @property
+    def is_inherited(self) -> bool:
+        """True in a child of the process that made them: nothing runs here that they would need."""
+        return self.pid != native.getpid()
+
     def next_message_id(self) -> str:
         """An id that no other process and no other message has."""
         return f"{self._id_prefix}-{next(self._id_numbers)}"

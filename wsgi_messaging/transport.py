@@ -128,9 +128,9 @@ class Transport:
 
         Blocks: up to `timeout` seconds (the setting `timeout` by default), and never beyond the deadline of the request
         or block it is called in (`wsgi_messaging.deadline`), whatever the broker does.
-        Raises: `Unroutable`, `Rejected`, `InvalidMessage`: the message will not get through as it is;
-        `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`, `BrokerBlocked`, `ConnectionLost`: the broker could not
-        be had in time, `maybe_sent` says whether it may have the message; `Closed`.
+        Raises: `Unroutable`, `Rejected`, `InvalidMessage`: it will not get through as it is; `DeclarationRefused`: its
+        queue was declared here, is gone, and is refused now; `ConnectFailed`, `ConnectTimeout`, `ConfirmTimeout`,
+        `BrokerBlocked`, `ConnectionLost`: no broker in time, `maybe_sent` says whether one may have it; `Closed`.
         """
         message = Message(
             body=body,
@@ -177,8 +177,8 @@ class Transport:
         for declaration in route:
             try:
                 connections.request(declaration, deadline)
-            except DeclarationRefused:
-                if not declaration.is_named_by_broker:
+            except DeclarationRefused as exc:
+                if exc.reply_code != 404 and not declaration.is_named_by_broker:  # 404: it was to be there
                     raise
         return bool(route)
 

@@ -533,6 +533,18 @@ def test_what_cannot_be_made_again_fails_the_publish_with_the_reason(
     witness.exchange_delete(name)
 
 
+def test_what_was_only_looked_for_is_not_made_again(transport: Transport, witness: Any, unique: Name) -> None:
+    """It was said that the declaration was refused, of which the caller of publish knows nothing."""
+    name = unique("looked-for")
+    witness.exchange_declare(name, "topic", durable=True, auto_delete=False)
+    transport.declare(Exchange(name, "topic", passive=True))
+    transport.publish("body", "key", name, mandatory=False)
+    witness.exchange_delete(name)
+    with pytest.raises(Rejected) as caught:
+        transport.publish("body", "key", name, mandatory=False)
+    assert caught.value.reply_code == 404
+
+
 def test_declare_reserved_name_is_refused(transport: Transport, queue: str) -> None:
     with pytest.raises(DeclarationRefused, match="403 ACCESS_REFUSED"):
         transport.declare(Queue("amq.mine"))

@@ -367,6 +367,18 @@ def test_plain_amqp_to_a_tls_port(authority: Authority, check: Check) -> None:
     assert "amqps://" in found.step("AMQP")["remedy"]
 
 
+def test_tls_to_what_is_not_amqp_behind_it(tmp_path: Path, check: Check) -> None:
+    if trustme is None:
+        missing("trustme is not installed")
+    with Peer(saying(b"")) as inner:
+        authority = Authority(tmp_path, inner.port)
+        with Peer(authority.handle("127.0.0.1")) as peer:
+            found = check(tls_url(peer, authority.ca_file))
+    assert (found.status, found.failed) == (1, ["AMQP"])
+    assert "proxy without a broker" in found.step("AMQP")["remedy"]
+    assert "amqps" not in found.step("AMQP")["remedy"]
+
+
 def test_unchecked_certificates_are_warned_about(authority: Authority, check: Check) -> None:
     with Peer(authority.handle("rabbit.example")) as peer:
         found = check(tls_url(peer, authority.ca_file) + "&tls_verify=off")

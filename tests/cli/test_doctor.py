@@ -609,6 +609,11 @@ def test_a_version_that_is_none_is_named(option: str, tmp_path: Path, capsys: py
     assert "'v4.3.0' is not a version" in capsys.readouterr().err
 
 
+def test_queues_of_a_version_need_no_file(doctor: Doctor) -> None:
+    assert doctor("", "", "--broker-version", "4.3.0", "--queues", "transient").status == 1
+    assert doctor("", "", "--broker-version", "4.3.0", "--queues", "quorum").status == 0
+
+
 def test_apache_sections_that_do_not_close(doctor: Doctor) -> None:
     assert "closes what is not open" in doctor(CONF, APACHE + "</VirtualHost>\n").of("unreadable")["why"]
 

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from wsgi_messaging import Transport
+from wsgi_messaging import Transport, Unavailable
 
 Report = dict[str, object]
 CHILD_WITHIN = 5.0
@@ -281,6 +281,28 @@ def consumer_stays_with_its_process(transport: Transport, queue: str) -> Report:
         time.sleep(0.01)
     mine = {pid for pid, _body in received} == {os.getpid()}
     return {"codes": codes, "received": [body for _pid, body in received], "all_in_parent": mine}
+
+
+def a_confirm_stays_with_its_process(transport: Transport, queue: str) -> Report:
+    """The child's `wait` took until the message's time was over, and then said that it was not sent."""
+    nobody = Transport("amqp://127.0.0.1:1//")
+    answered, open_one = transport.publish_soon("answered", queue), nobody.publish_soon("x", queue, timeout=60.0)
+    answered.wait()
+
+    def child() -> None:
+        answered.wait()
+        try:
+            open_one.wait()
+        except Unavailable as exc:
+            assert exc.maybe_sent and f"process {os.getppid()} published it" in str(exc), exc
+        else:
+            raise AssertionError("it was not told")
+        assert answered.error is None and open_one.done and open_one.error is not None and open_one.error.maybe_sent
+
+    codes = wait_for(in_child(child))
+    is_open = not open_one.done and open_one.error is None
+    nobody.close(0.1)
+    return {"codes": codes, "is_open": is_open}
 
 
 def main() -> NoReturn:

@@ -206,6 +206,12 @@ def test_a_consumer_stays_with_its_process(started: Any) -> None:
     assert report["all_in_parent"]
 
 
+def test_a_confirm_stays_with_its_process(started: Any) -> None:
+    report = started("a_confirm_stays_with_its_process").report()
+    assert report["codes"] == [0]
+    assert report["is_open"]
+
+
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[RabbitMQ, int, Path]]:
     """A RabbitMQ with a TLS port, and the authority to trust."""

@@ -167,6 +167,18 @@ def test_endpoints_in_a_module_that_is_not_there(project: Path, name: str, named
     assert len(rpc_server.load("served_by_a_test:Endpoint")) == 1
 
 
+@pytest.mark.parametrize("arguments", [("serve", "shop:app"), ("rpc-server", "--topic", "orders", "shop:Endpoint")])
+def test_a_folder_that_is_gone(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(arguments) == 2
+    assert "does not exist any more" in capsys.readouterr().err
+
+
 def test_what_a_module_of_endpoints_cannot_import_is_its_own_matter(project: Path) -> None:
     (project / "served_by_a_test.py").write_text("import no_such_module_anywhere")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):

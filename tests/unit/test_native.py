@@ -95,6 +95,28 @@ def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.Monkey
     assert thread.join(0.1)
 
 
+def test_a_start_that_is_interrupted_behind_the_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A signal handler raises: the thread runs, and ends without a word."""
+    start = native._NamedThread.start
+
+    def interrupted(thread: native._NamedThread) -> None:
+        start(thread)
+        raise RuntimeError("alarm")
+
+    monkeypatch.setattr(native._NamedThread, "start", interrupted)
+    go_on = threading.Event()
+    thread = native.NativeThread("interrupted", go_on.wait)
+    with pytest.raises(RuntimeError, match="alarm"):
+        thread.start()
+    [running] = [each for each in threading.enumerate() if each.name == "interrupted"]
+    go_on.set()
+    running.join(10.0)
+    assert not running.is_alive()
+    assert "release unlocked lock" not in capfd.readouterr().err
+
+
 # The process id.
 
 

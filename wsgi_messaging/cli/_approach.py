@@ -188,10 +188,8 @@ def _not_amqp(broker: Broker, first: bytes, otherwise: str) -> Trouble:
     if first:
         shown = first[:24].decode("ascii", "replace")
         return Trouble(f"that is not AMQP: it begins with {shown!r}", "Correct the port: AMQP is on 5672 by default")
-    return Trouble(
-        f"that is not AMQP: {otherwise}",
-        f"Is it a TLS port (then write amqps://{broker.address}), a proxy without a broker behind it, or not RabbitMQ?",
-    )
+    tls = "" if broker.is_tls else f"a TLS port (then write amqps://{broker.address}), "
+    return Trouble(f"that is not AMQP: {otherwise}", f"Is it {tls}a proxy without a broker behind it, or not RabbitMQ?")
 
 
 def log_in(conversation: Conversation, broker: Broker, greeting: Greeting, method: str) -> Proposal:

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 from ..errors import ConfigurationError
+
+
+def look_here() -> None:
+    """Have the modules of the current folder found first. Raises: `ConfigurationError` where it is gone."""
+    try:
+        sys.path.insert(0, os.getcwd())
+    except FileNotFoundError as exc:
+        raise ConfigurationError("the current folder does not exist any more; change to one that does") from exc
 
 
 def imported(what: str, module_name: str, attribute: str) -> Any:

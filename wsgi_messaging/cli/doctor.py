@@ -73,8 +73,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine every file, then the broker."""
-    if not (args.files or args.gunicorn_args or args.url or args.proxy_idle_timeout):
-        raise ConfigurationError("nothing to examine: name files, --gunicorn-args, --proxy-idle-timeout or --url")
+    is_about_queues = args.queues and args.broker_version
+    if not (args.files or args.gunicorn_args or args.url or args.proxy_idle_timeout or is_about_queues):
+        raise ConfigurationError(
+            "nothing to examine: name files, --gunicorn-args, --proxy-idle-timeout, --url, or both --queues and"
+            " --broker-version"
+        )
     settings = settings_of(args.url)
     files = {name: _read(name) for name in args.files}
     facts, findings = _facts(args, settings, *_queues(args, files))

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -24,7 +23,7 @@ from ..transport import Transport
 from ._foreground import signals_awaited
 from ._names import amqp_name
 from ._numbers import seconds_or_none
-from ._objects import imported, is_module_name
+from ._objects import imported, is_module_name, look_here
 from ._waiting import broker_awaited
 from .output import counted, plain
 
@@ -55,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    sys.path.insert(0, os.getcwd())
+    look_here()
     endpoints = load(args.endpoints)
     transport = Transport(settings=_settings(args))
     with _messages_on_stderr(), signals_awaited() as ending, transport:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from ..errors import ConfigurationError
 from ..servers.werkzeug import STOP_SECONDS, Application, Serving, serve_worker
 from ._numbers import port, seconds_or_none, whole
-from ._objects import imported, is_module_name
+from ._objects import imported, is_module_name, look_here
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 WRONG_USAGE = 2
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         importlib.import_module("werkzeug.serving")
     except ImportError as exc:
         raise ConfigurationError("Werkzeug is missing: pip install 'wsgi-messaging[werkzeug]'") from exc
-    sys.path.insert(0, os.getcwd())
+    look_here()
     try:
         listener = _listen(args.host, args.port)
     except OSError as exc:

@@ -145,7 +145,8 @@ class NativeThread:
         try:
             self._run()
         finally:
-            self._running.release()
+            with contextlib.suppress(RuntimeError):  # `start` was interrupted behind the start, and has done so
+                self._running.release()
 
     def join(self, timeout: float) -> bool:
         """Wait until the thread has ended; False if it has not within `timeout` seconds. Blocks the whole thread."""
