@@ -48,6 +48,8 @@ def main(text: str) -> int:
     plan = Plan.from_json(text)
     if plan.is_bound:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if plan.is_patient:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     if plan.is_green:
         from gevent import monkey
 

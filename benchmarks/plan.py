@@ -37,6 +37,8 @@ class Plan:
     is_green: bool = False
     is_bound: bool = False
     """The process keeps to one processor."""
+    is_patient: bool = False
+    """A thread of the process that is woken interrupts nobody (Linux: SCHED_BATCH)."""
     burners: int = 0
     """Threads that compute in pure Python meanwhile."""
     batch: int = 1

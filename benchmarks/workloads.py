@@ -314,20 +314,31 @@ _FREE: tuple[Workload, ...] = (
 )
 
 
-def _bound(free: Workload) -> Workload:
-    """The same among processes of which each keeps to one processor."""
+def _run_otherwise(name: str, how: str, title: str, option: str) -> Workload:
+    """The same workload among processes that are run in another way."""
+    [usual] = (each for each in _FREE if each.name == name)
     return replace(
-        free,
-        name=f"bound-{free.name}",
-        title=f"{free.title}; each process bound to one processor",
-        contestants=tuple(each for each in free.contestants if each.label in ("py-amqp", "oslo", "ours")),
-        options={**free.options, "is_bound": True},
+        usual,
+        name=f"{how}-{name}",
+        title=f"{usual.title}; {title}",
+        contestants=tuple(each for each in usual.contestants if each.label in ("py-amqp", "oslo", "ours")),
+        options={**usual.options, option: True},
         bars=(),
         quick=None,
     )
 
 
-WORKLOADS = (*_FREE, *(_bound(each) for each in _FREE if each.name in ("publish-16", "publish-64", "rpc-64")))
+WORKLOADS = (
+    *_FREE,
+    *(
+        _run_otherwise(name, "bound", "each process bound to one processor", "is_bound")
+        for name in ("publish-16", "publish-64", "rpc-64")
+    ),
+    *(
+        _run_otherwise(name, "batch", "each process scheduled by SCHED_BATCH", "is_patient")
+        for name in ("publish-64", "rpc-64")
+    ),
+)
 
 
 def chosen(wanted: Callable[[str], bool], is_quick: bool) -> list[Workload]:
