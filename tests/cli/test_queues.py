@@ -11,20 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from kombu import Exchange, Queue
 
 from tests.cli.peers import Peer, saying
 from tests.harness.rabbitmq import RabbitMQ
-from tests.harness.secret import dev_broker
+from tests.harness.secret import PASSWORD, dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import Message, Settings, Transport
 from wsgi_messaging.cli import main
 from wsgi_messaging.cli._approach import conversation_with_any
-from wsgi_messaging.cli._conversation import Parcel
+from wsgi_messaging.cli._conversation import Conversation, Parcel
 from wsgi_messaging.cli._letters import REPLAYS
 from wsgi_messaging.cli.queues import ask
+from wsgi_messaging.connection import codec, frames
 from wsgi_messaging.devbroker import DevBroker
 
 Run = Callable[..., tuple[int, str]]
@@ -269,6 +271,115 @@ def test_a_history_that_makes_no_sense_stays(run: Run, grave: Grave, change: dic
     status, text = run("dlq", "replay", grave.dead)
     assert (status, text.splitlines()[-1]) == (1, f"1 of 2 replayed, 1 kept in {grave.dead}")
     assert said in text
+
+
+def test_which_of_letters_that_look_alike_came_back(run: Run, grave: Grave, unique: Callable[[str], str]) -> None:
+    """They differ by their headers only, by which they are routed: some that came back were taken for delivered, and
+    were gone. Transient ones, whose confirms come many at a time."""
+    kinds, taken = unique("kinds"), unique("taken")
+    grave.transport.declare(Queue(taken, Exchange(kinds, "headers"), binding_arguments={"kind": "a"}))
+    death = {"queue": "q", "reason": "rejected", "exchange": kinds, "routing-keys": ["k"], "count": 1}
+    letters = [
+        Message(body=b"x", routing_key=grave.dead, persistent=False, headers={"x-death": [death], "kind": "ab"[n % 2]})
+        for n in range(100)
+    ]
+    assert grave.transport.publish_many(letters) == [None] * 100
+    status, text = run("dlq", "replay", grave.dead)
+    assert (status, text.splitlines()[-1]) == (1, f"50 of 100 replayed, 50 kept in {grave.dead}")
+    assert [delivery.headers["kind"] for delivery in grave.taken(taken)] == ["a"] * 50
+    wait_until(lambda: grave.dead_depth() == 50, what="what stays")
+    assert [delivery.headers["kind"] for delivery in grave.taken(grave.dead)] == ["b"] * 50
+
+
+def test_headers_are_replayed_octet_for_octet(run: Run, grave: Grave, url: str) -> None:
+    death = {"queue": "q", "reason": "rejected", "exchange": "", "routing-keys": [grave.work], "count": 1}
+    odd = {"text": b"S\0\0\0\4caf\xe9", "octet": b"b\xff", "real": b"f\x3f\x80\0\1", "time": b"T" + b"\1" * 8}
+    fields = {name: codec.Field(raw) for name, raw in odd.items()}
+    header = codec.properties({"headers": {**fields, "x-death": [death]}})
+    with conversation_with_any(Settings(url=url), 5.0) as (_broker, conversation):
+        assert conversation.publish([Parcel("", grave.dead, header, b"x")]).results == [""]
+    assert run("dlq", "replay", grave.dead)[0] == 0
+    with conversation_with_any(Settings(url=url), 5.0) as (_broker, conversation):
+        (found,) = conversation.fetch(grave.work, 1)
+    headers = codec.read_properties(found.header, split=True)["headers"]
+    assert {name: bytes(headers[name]) for name in odd} == odd
+    assert set(headers) == {*odd, REPLAYS}
+
+
+def test_a_route_that_is_no_text_stays(run: Run, grave: Grave, url: str) -> None:
+    keys = codec.Field(b"A\0\0\0\x09S\0\0\0\4caf\xe9")
+    death = {"queue": "q", "reason": "rejected", "exchange": "", "routing-keys": keys, "count": 1}
+    header = codec.properties({"headers": {"x-death": [death]}})
+    with conversation_with_any(Settings(url=url), 5.0) as (_broker, conversation):
+        assert conversation.publish([Parcel("", grave.dead, header, b"x")]).results == [""]
+    status, text = run("dlq", "replay", grave.dead)
+    assert status == 1 and "its route is no UTF-8" in text
+    assert grave.dead_depth() == 1
+
+
+def test_one_that_is_refused_does_not_keep_the_others(
+    rabbitmq: RabbitMQ, unique: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By closing the channel: the whole batch was published again by each run, and stayed."""
+    grave = Grave(rabbitmq.url, unique)
+    user = unique("clerk")
+    rabbitmq.api(f"users/{user}", "PUT", {"password": PASSWORD, "tags": ""})
+    rabbitmq.api(f"permissions/%2F/{user}", "PUT", {"configure": "", "write": ".*", "read": ".*"})
+    allowed = {"exchange": grave.exchange, "write": "^order[.]", "read": ".*"}
+    rabbitmq.api(f"topic-permissions/%2F/{user}", "PUT", allowed)
+    death = {"queue": "q", "reason": "rejected", "exchange": grave.exchange, "count": 1}
+    for number in range(30):
+        key = "secret" if number in (4, 20) else "order.new"
+        grave.transport.publish({"id": number}, grave.dead, headers={"x-death": [{**death, "routing-keys": [key]}]})
+    url = f"amqp://{user}:{quote(PASSWORD, safe='')}@{rabbitmq.host}:{rabbitmq.amqp_port}/"
+    assert main(["dlq", "replay", grave.dead, "--url", url]) == 1
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == f"28 of 30 replayed, 2 kept in {grave.dead}"
+    assert "access to topic 'secret'" in text
+    ids = [delivery.json()["id"] for delivery in grave.taken(grave.work)]
+    assert set(ids) == set(range(30)) - {4, 20}
+    assert len(ids) <= 28 + 9, "at most what was published beside the first that was refused comes twice"
+    wait_until(lambda: grave.dead_depth() == 2, what="what stays")
+    grave.transport.close()
+
+
+def test_what_was_confirmed_before_the_time_was_over_is_done(
+    run: Run, grave: Grave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was published, and stayed, and was published again by the next run."""
+    hear = Conversation._await
+    heard: list[int] = []
+
+    def impatient(conversation: Conversation, channel: int, expected: int | None = None) -> Any:
+        if heard:
+            raise TimeoutError("no answer in time")
+        inbound = hear(conversation, channel, expected)
+        heard.extend([1] * (inbound.method == frames.BASIC_ACK))
+        return inbound
+
+    grave.bury(30)
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversation, "_await", impatient)
+        status, text = run("dlq", "replay", grave.dead)
+    replayed = int(text.splitlines()[-1].split()[0])
+    assert status == 1 and 0 < replayed < 30
+    wait_until(lambda: grave.dead_depth() == 30 - replayed, what="what stays")
+    assert replayed <= rows(run, "queues", grave.work)[0]["messages"] <= 10, "the first batch, of which some were heard"
+
+
+def test_a_delivery_limit_that_comes_near_is_told(
+    rabbitmq: RabbitMQ, unique: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = unique("quorum")
+    death = {"queue": "q", "reason": "rejected", "exchange": "", "routing-keys": [dead], "count": 1}
+    with Transport(rabbitmq.url) as transport:
+        transport.declare(Queue(dead, queue_arguments={"x-queue-type": "quorum"}))
+        transport.publish(b"x", dead, headers={"x-death": [death]})
+        told = []
+        for _time in range(3):
+            assert main(["dlq", "replay", dead, "--dry-run", "--url", rabbitmq.url]) == 0
+            told.append("delivered" in capsys.readouterr().err)
+    assert told == [False, False, True]
 
 
 def test_an_exchange_that_is_gone(run: Run, grave: Grave, url: str) -> None:

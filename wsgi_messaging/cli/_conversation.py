@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -118,6 +118,8 @@ class Fetched:
     left: int
     """Messages in the queue behind it."""
     properties: dict[str, Any]
+    header: bytes
+    """The properties as they came."""
     body: bytes
     malformed: str = ""
     """Why its properties, or its route, cannot be read; they are empty then."""
@@ -131,6 +133,16 @@ class Parcel:
     routing_key: str
     header: bytes
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of some parcels."""
+
+    results: list[str | None]
+    """For each in order "", or why it was not taken; None where nothing was heard of it."""
+    fault: Exception | None
+    """Why not. A `Refused` is about one of those of which nothing was heard; the broker has taken those before it."""
 
 
 class Conversation:
@@ -195,6 +207,11 @@ class Conversation:
                 self._await(0, frames.CONNECTION_CLOSE_OK)
         self._sock.close()
 
+    @property
+    def is_open(self) -> bool:
+        """False before there is a virtual host, and when the broker has closed the connection."""
+        return self._is_open
+
     # With a virtual host open.
 
     def ask(self, method: int, arguments: bytes, channel: int = REQUESTS) -> Inbound:
@@ -230,12 +247,21 @@ class Conversation:
         self._begin()
         self._sock.sendall(b"".join(acks))
 
-    def publish(self, parcels: Sequence[Parcel]) -> list[str]:
-        """Publish, wait for every confirm; gives for each parcel "" or why it was not taken.
+    def publish(self, parcels: Sequence[Parcel]) -> Published:
+        """Publish, and wait for every confirm. Raises: nothing that the connection brings; see `Published.fault`."""
+        results: list[str | None] = [None] * len(parcels)
+        returned: list[Inbound] = []
+        fault: Exception | None = None
+        try:
+            self._send_all(parcels)
+            self._hear_all(results, returned)
+        except Exception as exc:  # noqa: BLE001  (told with what was heard before it)
+            fault = exc
+        for inbound in returned:
+            _blame(inbound, parcels, results)
+        return Published(results, fault)
 
-        A parcel that the broker refuses by closing the channel raises `Refused`, and then nothing is known of the
-        others: give those of one exchange at a time.
-        """
+    def _send_all(self, parcels: Sequence[Parcel]) -> None:
         self._begin()
         if PUBLISHES not in self._open_channels:
             self._open_channel(PUBLISHES)
@@ -245,28 +271,21 @@ class Conversation:
         for parcel in parcels:
             route = frames.encoded_route(parcel.exchange, parcel.routing_key, True)
             self._sock.sendall(frames.message_frames(PUBLISHES, route, parcel.header, parcel.body, self.frame_max))
-        first, self._published = self._published + 1, self._published + len(parcels)
-        return self._confirmed(parcels, first)
 
-    def _confirmed(self, parcels: Sequence[Parcel], first: int) -> list[str]:
-        open_tags = dict.fromkeys(range(first, first + len(parcels)), "")
-        results = dict(open_tags)
-        returned: deque[Inbound] = deque()
+    def _hear_all(self, results: list[str | None], returned: list[Inbound]) -> None:
+        """Fill in what became of each, and what came back: before its confirm, but whose it is nothing says."""
+        first, self._published = self._published + 1, self._published + len(results)
+        open_tags = dict.fromkeys(range(first, first + len(results)))
         while open_tags:
             inbound = self._await(PUBLISHES)
-            if inbound.method == frames.BASIC_RETURN:  # comes before the confirm of its message
+            if inbound.method == frames.BASIC_RETURN:
                 returned.append(inbound)
                 continue
             tag, is_multiple = codec.read_arguments("Lb", inbound.arguments)
-            settled = [each for each in open_tags if each == tag or (is_multiple and each <= tag)]
-            for each in settled:
+            is_refused = inbound.method == frames.BASIC_NACK
+            for each in [each for each in open_tags if each == tag or (is_multiple and each <= tag)]:
                 del open_tags[each]
-                if inbound.method == frames.BASIC_NACK:
-                    results[each] = "the broker refused it (basic.nack)"
-            if returned:
-                # Several returns before one confirm: which is whose is told by the order, so by route and body.
-                _blame(returned, settled, first, parcels, results)
-        return [results[number] for number in sorted(results)]
+                results[each - first] = "the broker refused it (basic.nack)" if is_refused else ""
 
     # Frames.
 
@@ -342,20 +361,20 @@ def _fetched(inbound: Inbound) -> Fetched:
         properties = codec.read_properties(inbound.header)
     except codec.MalformedValue as exc:
         tag, redelivered = codec.read_arguments("Lb", inbound.arguments)
-        return Fetched(tag, redelivered, "", "", 0, {}, body, str(exc))
-    return Fetched(tag, redelivered, exchange, routing_key, left, properties, body)
+        return Fetched(tag, redelivered, "", "", 0, {}, inbound.header, body, str(exc))
+    return Fetched(tag, redelivered, exchange, routing_key, left, properties, inbound.header, body)
 
 
-def _blame(
-    returned: deque[Inbound], settled: list[int], first: int, parcels: Sequence[Parcel], results: dict[int, str]
-) -> None:
-    """Give each returned message to the publish that it answers, among those that were just confirmed."""
-    for number in settled:
-        parcel = parcels[number - first]
-        for inbound in returned:
-            _code, text, exchange, routing_key = codec.read_arguments("Bsss", inbound.arguments)
-            is_same = (exchange, routing_key, inbound.body) == (parcel.exchange, parcel.routing_key, parcel.body)
-            if is_same:
-                results[number] = f"no queue takes it ({text})"
-                returned.remove(inbound)
-                break
+def _blame(inbound: Inbound, parcels: Sequence[Parcel], results: list[str | None]) -> None:
+    """Note with a parcel that it came back. Of those that are the same in all it is the first; where none is, for the
+    broker has changed its properties, all that it may be are not taken for delivered."""
+    _code, text, exchange, routing_key = codec.read_arguments("Bsss", inbound.arguments)
+    came_back = Parcel(exchange, routing_key, inbound.header, inbound.body or b"")
+    alike = [
+        number
+        for number, parcel in enumerate(parcels)
+        if replace(parcel, header=came_back.header) == came_back and not results[number]
+    ]
+    same = [number for number in alike if parcels[number].header == came_back.header]
+    for number in same[:1] or alike:
+        results[number] = f"no queue takes it ({text})"

@@ -18,6 +18,8 @@ from ._conversation import Fetched, Parcel
 REPLAYS = "x-replays"
 """Header of ours: how often the message was replayed."""
 _OF_THE_BROKER = ("x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC")
+_NOT_TEXT = "\ufffd"
+"""What stands for octets that are no UTF-8 in what was decoded."""
 _OF_DEATHS = ("x-first-death-", "x-last-death-")
 
 
@@ -61,28 +63,37 @@ def _has_keys(entry: Mapping[str, Any]) -> bool:
     return isinstance(keys, list) and bool(keys)
 
 
+def delivery_count(message: Fetched) -> int:
+    """How often it was delivered before, where the queue counts that: a quorum queue, to give up at its limit."""
+    count = _headers(message).get("x-delivery-count")
+    return count if type(count) is int else 0
+
+
 def replayed(message: Fetched, death: Death, user: str, *, to_queue: bool) -> Parcel:
     """The message as it was before it died, with a count of its replays.
 
     What the broker added is taken out: an old delivery count would make a consumer give the message up at once. A
     user-id that is not ours would be refused, so it goes. An expiration does not come back: the broker had taken it
-    out when it dead-lettered the message.
+    out when it dead-lettered the message. All else is as it was, octet for octet.
 
     Raises: codec.UnencodableValue.
     """
-    headers = {
-        name: value
-        for name, value in _headers(message).items()
+    properties = codec.read_properties(message.header, split=True)
+    headers: dict[str, Any] = {
+        name: field
+        for name, field in (properties.get("headers") or {}).items()
         if name not in _OF_THE_BROKER and not name.startswith(_OF_DEATHS)
     }
     before = _headers(message).get(REPLAYS)
     headers[REPLAYS] = (before if isinstance(before, int) else 0) + 1
     exchange, routing_key, *copies = ("", death.queue) if to_queue else (death.exchange, *death.routing_keys)
-    for name in (exchange, routing_key):
+    for name in (exchange, routing_key, *copies):
         codec.shortstr(name)
+        if _NOT_TEXT in name:
+            raise codec.UnencodableValue(f"its route is no UTF-8: {name!r}")
     if copies:
         headers["CC"] = copies
-    properties = {**message.properties, "headers": headers}
+    properties["headers"] = headers
     if properties.get("user_id") not in (None, user):
         del properties["user_id"]
     return Parcel(exchange, routing_key, codec.properties(properties), message.body)

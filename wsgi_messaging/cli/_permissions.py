@@ -52,7 +52,9 @@ class Trial:
     def publish(self) -> str:
         """Write, on the default exchange."""
         try:
-            self.conversation.publish([Parcel("", self.queue, _PERSISTENT, b"wsgi-messaging check")])
+            published = self.conversation.publish([Parcel("", self.queue, _PERSISTENT, b"wsgi-messaging check")])
+            if published.fault is not None:
+                raise published.fault
         except Refused as exc:
             raise self._missing(exc, "write", "amq.default") from exc
         return "write: published and confirmed"

@@ -2,7 +2,8 @@
 
 A replayed message is acknowledged in the dead-letter queue when the broker has confirmed it elsewhere, never before.
 Ctrl-C ends a replay after the batch that is under way; whatever ends it in the middle leaves a message in both places
-at worst, with the same message_id. What cannot be replayed stays.
+at worst, with the same message_id. What cannot be replayed stays. A message that the broker refuses by closing the
+channel is found by sending those of its batch that are not confirmed one at a time: some of them may come twice.
 
 Layer 5: imports settings, the approach, the foreground, the letters, the management.
 """
@@ -23,7 +24,7 @@ from ..settings import Settings
 from ._approach import conversation_with_any
 from ._conversation import PROBES, Conversation, Fetched, Parcel, Refused, Trouble
 from ._foreground import interruption_awaited
-from ._letters import first_death, replayed
+from ._letters import delivery_count, first_death, replayed
 from ._management import Management
 from ._names import amqp_name
 from ._numbers import whole
@@ -63,7 +64,8 @@ def add_parser(subparsers: Any) -> None:
     replaying = actions.add_parser(
         "replay",
         description="Publish each message again where it was published first (x-death), wait for the confirm, then"
-        " take it out of the dead-letter queue. Other queues bound there get it again, too; --to-queue avoids that.",
+        " take it out of the dead-letter queue. Other queues bound there get it again, too; --to-queue avoids that."
+        " For a queue with a delivery limit each message that stays has had one delivery more, after --dry-run, too.",
     )
     for each in (showing, replaying):
         each.add_argument("queue", type=amqp_name, metavar="QUEUE", help="the dead-letter queue")
@@ -184,6 +186,10 @@ def _described(number: int, message: Fetched) -> dict[str, Any]:
     }
 
 
+Letter = tuple[int, Parcel]
+"""The tag of a dead letter, and what it becomes."""
+
+
 class _Replay:
     """One run over the queue: batch by batch, each fetched, published, confirmed, then acknowledged."""
 
@@ -193,6 +199,9 @@ class _Replay:
         self._args = args
         self._total = total
         self._exchanges: dict[str, str] = {"": ""}
+        self._refusing: set[str] = set()
+        """Exchanges to which one message is sent at a time: one more that is refused takes no other with it."""
+        self._deliveries = 0
         self.seen = self.replayed = 0
         self.is_interrupted = False
         self.routes: collections.Counter[str] = collections.Counter()
@@ -225,8 +234,9 @@ class _Replay:
             progress.show(self.seen)
 
     def _take(self, batch: Sequence[Fetched]) -> None:
-        by_exchange: dict[str, list[tuple[int, Parcel]]] = {}
+        by_exchange: dict[str, list[Letter]] = {}
         for message in batch:
+            self._deliveries = max(self._deliveries, delivery_count(message))
             death = first_death(message)
             if death is None:
                 self.kept[message.malformed or "no x-death header: it did not die, or not on RabbitMQ"] += 1
@@ -241,6 +251,10 @@ class _Replay:
             problem = self._problem_with(exchange)
             if problem:
                 self.kept[problem] += len(letters)
+            elif self._args.dry_run:
+                self._note(letters, [""] * len(letters))
+            elif exchange in self._refusing:
+                self._send_singly(letters)
             else:
                 self._send(letters)
 
@@ -257,24 +271,36 @@ class _Replay:
                 self._exchanges[exchange] = f"exchange {exchange!r}: {exc}"
         return self._exchanges[exchange]
 
-    def _send(self, letters: Sequence[tuple[int, Parcel]]) -> None:
-        results = [""] * len(letters)
-        if not self._args.dry_run:
-            try:
-                results = self._conversation.publish([parcel for _tag, parcel in letters])
-            except Refused as exc:
-                results = [str(exc)] * len(letters)
+    def _send_singly(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            self._send([letter])
+
+    def _send(self, letters: Sequence[Letter]) -> None:
+        """Publish and acknowledge. Raises: what ended it before all was heard, when what was is done."""
+        published = self._conversation.publish([parcel for _tag, parcel in letters])
+        results, fault = published.results, published.fault
+        is_refusal = isinstance(fault, Refused) and self._conversation.is_open
+        if is_refusal and len(letters) == 1:
+            results = [str(fault)]
+        self._conversation.acknowledge(self._note(letters, results))
+        if is_refusal:
+            self._refusing.update(parcel.exchange for _tag, parcel in letters)
+            self._send_singly([letter for letter, result in zip(letters, results, strict=True) if result is None])
+        elif fault is not None:
+            raise fault
+
+    def _note(self, letters: Sequence[Letter], results: Sequence[str | None]) -> list[int]:
+        """Count what became of them; gives the tags of those that are where they belong."""
         done = []
         for (tag, parcel), problem in zip(letters, results, strict=True):
             where = f"{parcel.exchange or '(default exchange)'} / {parcel.routing_key}"
             if problem:
                 self.kept[f"{where}: {problem}"] += 1
-            else:
+            elif problem is not None:
                 self.routes[where] += 1
                 done.append(tag)
-        if not self._args.dry_run:
-            self._conversation.acknowledge(done)
         self.replayed += len(done)
+        return done
 
     def report(self) -> None:
         """Print what was done."""
@@ -290,4 +316,7 @@ class _Replay:
             print(coloured(f"{count:>8}  kept: {plain(reason)}", "yellow"))
         ending = f"; interrupted, {self._total - self.seen} left as they were" if self.is_interrupted else ""
         kept = sum(self.kept.values())
+        if self._deliveries > 1:
+            text = f"one was delivered {self._deliveries} times before; at its delivery limit the queue gives it up"
+            print(coloured(f"{plain(self._args.queue)}: {text}", "yellow"), file=sys.stderr)
         print(f"{self.replayed} of {self._total} {verb}, {kept} kept in {plain(self._args.queue)}{ending}")

@@ -72,6 +72,10 @@ class UnencodableValue(ValueError):
     """A Python value that AMQP cannot carry."""
 
 
+class Field(bytes):
+    """A field of a table as it is on the wire, its type and its value: it is written as it was read."""
+
+
 def shortstr(text: str) -> bytes:
     """The wire form of a short string (at most 255 bytes of UTF-8)."""
     raw = text.encode("utf-8")
@@ -135,6 +139,8 @@ def _field(value: Any, depth: int) -> bytes:
             return b"V"
         case float():
             return b"d" + _DOUBLE.pack(value)
+        case Field():
+            return bytes(value)
         case bytes() | bytearray():
             return b"x" + _counted(bytes(value))
         case Mapping():
@@ -176,6 +182,16 @@ def _read_table(raw: bytes, offset: int, depth: int) -> tuple[dict[str, Any], in
     if offset != end:
         raise MalformedValue("table runs over its length")
     return values, offset
+
+
+def _split_table(raw: bytes, offset: int) -> tuple[dict[str, Field], int]:
+    end, offset = _bounds(raw, offset, 0)
+    fields: dict[str, Field] = {}
+    while offset < end:
+        name, start = _read_shortstr(raw, offset)
+        _value, offset = _read_field(raw, start, 0)
+        fields[name] = Field(raw[start:offset])
+    return fields, offset
 
 
 def _read_array(raw: bytes, offset: int, depth: int) -> tuple[list[Any], int]:
@@ -360,8 +376,8 @@ def plain_properties(content_type: str, content_encoding: str | None, persistent
     return prefix + shortstr(message_id)
 
 
-def read_properties(raw: bytes, offset: int = 0) -> dict[str, Any]:
-    """The properties whose flags begin at `offset` of a content header.
+def read_properties(raw: bytes, offset: int = 0, *, split: bool = False) -> dict[str, Any]:
+    """The properties whose flags begin at `offset` of a content header; with `split` the headers are `Field`s.
 
     Raises: `MalformedValue`, and nothing else, whatever the bytes are.
     """
@@ -373,7 +389,8 @@ def read_properties(raw: bytes, offset: int = 0) -> dict[str, Any]:
             raise MalformedValue("unknown properties")
         for position, (name, kind) in enumerate(PROPERTIES):
             if flags >> (15 - position) & 1:
-                values[name], offset = _READERS[kind](raw, offset)
+                read = _split_table if split and kind == "F" else _READERS[kind]
+                values[name], offset = read(raw, offset)
     except (struct_error, IndexError, UnicodeDecodeError) as exc:
         raise MalformedValue(f"malformed properties: {exc}") from exc
     return values
