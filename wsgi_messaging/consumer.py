@@ -344,8 +344,8 @@ class Consumer:
     def _on_failure(self, delivery: Delivery, inbound: Inbound) -> None:
         times = self._failures.add(delivery)
         is_last = times >= self._tries or _is_of_stream(inbound)
-        self._count(failed=1, rejected=int(is_last))
-        fate = "rejected" if is_last else "it goes back to the queue"
+        self._count(failed=1, rejected=int(is_last and not delivery.is_settled))
+        fate = "it had settled that" if delivery.is_settled else "rejected" if is_last else "it goes back to the queue"
         which = f"time {times} of {self._tries}" if times < _MANY else "delivered before, and without a message_id"
         if is_last:
             self._failures.forget(delivery)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import amqp
 import pytest
+from kombu import Exchange, Queue
 
 from tests.broker.semantics_client import Address, Client, depth, get_all, ready
 from tests.broker.semantics_client import publish as raw_publish
 from tests.harness.processes import ROOT, environment, free_port
-from tests.harness.secret import dev_broker
+from tests.harness.secret import PASSWORD, USER, dev_broker
 from tests.harness.waiting import wait_until
 from wsgi_messaging import (
     BrokerBlocked,
@@ -433,6 +435,25 @@ def test_a_listener_that_is_killed_loses_nothing(
 def faulty() -> Iterator[DevBroker]:
     with dev_broker() as broker:
         yield broker
+
+
+def test_a_queue_that_went_with_a_restart_is_there_again(faulty: DevBroker) -> None:
+    """Somebody else gets copies, so the broker does not say that the queue is gone: what came was for them alone."""
+    with Transport(faulty.url) as transport, Transport(faulty.url) as other:
+        notifier = Notifier(transport, "pub", topics=["restarted"])
+        notifier.info({}, "e", 0)
+        copies = other.declare(
+            Queue("copies", Exchange("openstack", "topic", durable=False), routing_key="restarted.#")
+        )
+        with amqp.Connection(f"127.0.0.1:{faulty.port}", USER, PASSWORD) as witness:
+            witness.channel().queue_delete("restarted.info")
+        faulty.drop_connections()
+        wait_until(lambda: transport.status().connections[0].reconnects == 1, what="the loss")
+        notifier.info({}, "e", 1)
+        heard: list[bytes] = []
+        other.consume("restarted.info", lambda delivery: heard.append(delivery.body))
+        wait_until(lambda: len(heard) == 1, what="what waits for a listener")
+        assert copies == "copies"
 
 
 @pytest.mark.parametrize("timeout", [0.5, 1.5])

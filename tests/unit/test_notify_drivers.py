@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import UserDict, UserList, deque
 from typing import Any
 
 import pytest
@@ -113,5 +114,15 @@ def test_log_driver_writes_one_line_of_json(priority: str, level: str, caplog: p
 
 
 def test_masking_keeps_everything_else() -> None:
-    value = {"a": (1, 2), 3: None, "Secret_Key": {"deep": 1}}
-    assert masked(value) == {"a": [1, 2], 3: None, "Secret_Key": "***"}
+    value = {"a": [1, 2], "b": None, "Secret_Key": {"deep": 1}}
+    assert masked(value) == {"a": [1, 2], "b": None, "Secret_Key": "***"}
+
+
+def test_what_only_becomes_a_mapping_in_json_is_masked_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = {"password": "hunter2"}
+    payload = [{1: secret}.values(), deque([secret]), UserDict(secret), UserList([secret]), (secret,)]
+    LogDriver().notify({}, message("e", payload), "INFO", None)
+    (record,) = caplog.records
+    masked_one = {"password": "***"}
+    assert json.loads(record.getMessage())["payload"] == [[masked_one]] * 2 + [masked_one] + [[masked_one]] * 2

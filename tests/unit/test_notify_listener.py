@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import datetime
@@ -178,6 +179,37 @@ def test_without_allow_requeue_it_is_acknowledged(transport: MemoryTransport, re
         assert transport.drain()
     assert len(endpoint.seen) == 1
     assert listener.status().requeued == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("end", [KeyboardInterrupt, GeneratorExit])
+def test_one_that_ends_its_thread_is_not_lost(transport: MemoryTransport, end: type[BaseException]) -> None:
+    """The second delivery, without a message_id as oslo.messaging's have none: it was rejected, and counted nowhere."""
+    results: list[Any] = [NotificationResult.REQUEUE, end(), NotificationResult.HANDLED]
+
+    def result() -> Any:
+        outcome = results.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    endpoint = Endpoint("info", result=result)
+    with listening(transport, endpoint, allow_requeue=True, pool_size=1) as listener:
+        Notifier(transport, "p").info({}, "e", 1)
+        wait_until(lambda: listener.status().handled == 1, what="the third delivery")
+    assert len(endpoint.seen) == 3
+    assert listener.status().rejected == 0
+
+
+def test_a_compressed_one_is_no_larger_than_any_other(transport: MemoryTransport) -> None:
+    bound = transport.settings.max_message_bytes
+    endpoint = Endpoint("info")
+    with listening(transport, endpoint) as listener:
+        for size in (bound + 1, bound // 2):
+            inner = json.dumps(enveloped({**GOOD, "payload": "x" * size})).encode()
+            raw(transport, zlib.compress(inner), headers={"compression": "application/x-gzip"})
+        wait_until(lambda: listener.status().handled == 1, what="the one within the bound")
+        assert listener.status().rejected == 1
 
 
 def test_an_endpoint_that_wants_it_again_keeps_it_from_the_next(transport: MemoryTransport) -> None:

@@ -42,9 +42,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what comes, until it is enough."""
-    tail = _Tail(args.event_type, args.count)
     keys = [f"{topic}.{each}" for topic in args.topic or ["notifications"] for each in args.priority or PRIORITIES]
     with Transport(args.url, name="wsgi-messaging-listen") as transport:
+        tail = _Tail(args.event_type, args.count, transport.settings.max_message_bytes)
         exchange = topology.topic_exchange(args.exchange, flags_of(args))
         queue = topology.private_queue(f"wsgi-messaging-listen-{uuid.uuid4().hex}", exchange, keys)
         signal.signal(signal.SIGTERM, lambda _number, _frame: tail.enough.set())
@@ -60,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
 class _Tail:
     """Prints what it is shown."""
 
-    def __init__(self, event_type: str | None, count: int | None) -> None:
+    def __init__(self, event_type: str | None, count: int | None, max_bytes: int) -> None:
         try:
             self._wanted = re.compile(event_type or "")
         except re.error as exc:
             raise ConfigurationError(f"event_type: {event_type!r} is no regular expression: {exc}") from exc
         self._left = count
+        self._max_bytes = max_bytes
         self.enough = Completion()
         self.failure: OSError | None = None
         """Why nothing more can be shown."""
@@ -80,7 +81,7 @@ class _Tail:
 
     def _show(self, delivery: Delivery) -> None:
         try:
-            notification = read(delivery.properties, delivery.body)
+            notification = read(delivery.properties, delivery.body, self._max_bytes)
         except envelope.MalformedMessage as exc:
             print(f"no notification, by {delivery.routing_key}: {exc}", file=sys.stderr, flush=True)
             return

@@ -122,20 +122,21 @@ class LogDriver:
         name = _LEVELS.get(priority.lower(), priority.lower())
         level: int = logging.getLevelName(name.upper())
         if logger.isEnabledFor(level):
-            logger.log(level, "%s", json.dumps(masked(message), default=envelope.primitive))
+            plain = json.loads(json.dumps(message, default=envelope.primitive))  # what has keys is a dict now
+            logger.log(level, "%s", json.dumps(masked(plain)))
 
 
 def masked(value: Any) -> Any:
-    """A copy in which what stands under a secret's name is masked, however deep."""
-    if isinstance(value, Mapping):
+    """A copy of what JSON holds in which what stands under a secret's name is masked, however deep."""
+    if isinstance(value, dict):
         return {key: _MASK if _is_secret(key) else masked(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [masked(inner) for inner in value]
     return value
 
 
-def _is_secret(key: Any) -> bool:
-    return isinstance(key, str) and any(name in key.lower() for name in _SECRET)
+def _is_secret(key: str) -> bool:
+    return any(name in key.lower() for name in _SECRET)
 
 
 class NoopDriver:

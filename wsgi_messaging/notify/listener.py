@@ -10,8 +10,8 @@ Layer 4: imports errors, runtime, transport, oslo, rpc.serializer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -246,23 +246,28 @@ class NotificationListener:
     # Deliveries, on the consumers' threads and those of the batches.
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        received = self._received(delivery)
-        if received is not None:
-            around = self._told([received])
-            is_done = self._dispatcher.dispatch(received.notification.priority, received.message, around)
-            self._settle(received, is_done)
+        if (received := self._received(delivery)) is not None:
+            with self._leaving_none([received]):
+                around = self._told([received])
+                is_done = self._dispatcher.dispatch(received.notification.priority, received.message, around)
+                self._settle(received, is_done)
 
     def _on_batched(self, delivery: Delivery) -> None:
-        received = self._received(delivery)
-        if received is not None and self._batches is not None:
+        if (received := self._received(delivery)) is not None and self._batches is not None:
             self._batches.put(received)
 
     def _handle_batch(self, batch: list[_Received]) -> None:
         messages = [(each.notification.priority, each.message) for each in batch]
-        try:
+        with self._leaving_none(batch):
             outcome = self._dispatcher.dispatch_batch(messages, self._told(batch))
             for received, is_done in zip(batch, outcome, strict=True):
                 self._settle(received, is_done)
+
+    @contextmanager
+    def _leaving_none(self, batch: Sequence[_Received]) -> Iterator[None]:
+        """Whatever comes out of it, all of them are settled, and as a listener settles them."""
+        try:
+            yield
         except BaseException:
             for received in batch:
                 if not received.delivery.is_settled:
@@ -296,7 +301,7 @@ class NotificationListener:
         """What is to be handled; None for what is none and was settled here."""
         self._tally.received += 1
         try:
-            notification = read(delivery.properties, delivery.body)
+            notification = read(delivery.properties, delivery.body, self.transport.settings.max_message_bytes)
             if notification.unique_id in self._handled:
                 self._tally.duplicates += 1
                 delivery.ack()

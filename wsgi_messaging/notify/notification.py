@@ -25,8 +25,6 @@ PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
 """As they stand in routing keys and in the names of endpoints' methods; on the wire they are in upper case."""
 
 _CONTEXT = "_context_"
-_LARGEST = 2**31 - 1
-"""Bytes that a compressed body may have when it is plain; the transport has bounded the rest."""
 
 
 def new_message(publisher_id: str | None, event_type: str, priority: str, payload: Any) -> Json:
@@ -71,11 +69,11 @@ class Notification:
     unique_id: str | None
 
 
-def read(properties: Mapping[str, Any], body: bytes) -> Notification:
-    """The notification in a message. Raises: `MalformedMessage`."""
+def read(properties: Mapping[str, Any], body: bytes, max_bytes: int) -> Notification:
+    """The notification in a message; `max_bytes` bounds a compressed one's plain body. Raises: `MalformedMessage`."""
     known = {name: properties.get(name) for name in ("content_type", "content_encoding", "headers")}
     try:
-        inner = envelope.with_kombus_types(body, envelope.read(codec.properties(known), body, _LARGEST))
+        inner = envelope.with_kombus_types(body, envelope.read(codec.properties(known), body, max_bytes))
     except codec.UnencodableValue as exc:
         raise MalformedMessage(f"headers: {exc}") from exc
     priority, unique_id = inner.get("priority"), inner.get("_unique_id")

@@ -2,7 +2,9 @@
 
 A route is an exchange and, for each key, a queue of that name bound to it, so that what nobody listens to yet waits
 for a listener, as with oslo.messaging. It is made once in each process, and again when the broker says that it is
-gone. Routes are independent: one that fails holds up no other, and one that takes all the time has the last turn next.
+gone, and behind a lost connection: the broker may have been restarted, and where somebody else gets copies it does not
+say what is gone. Routes are independent: one that fails holds up no other, and one that takes all the time has the last
+turn next.
 
 Layer 4: imports runtime, errors, messages, transport, oslo.topology.
 """
@@ -75,7 +77,8 @@ class Tally:
     failed: int = 0
     dropped: int = 0
     routes: set[str] = field(default_factory=set)
-    """The keys whose queue was declared."""
+    """The keys whose queue was declared, since `losses` connections were lost."""
+    losses: int = 0
     late: dict[str, None] = field(default_factory=dict)
     """The keys whose queue was last not declared in time, in the order in which that was tried."""
 
@@ -117,6 +120,7 @@ class Sender:
         results: Results = [None] * len(parcels)
         if all(parcel.retry == 0 for parcel in parcels) and (error := self._is_away(deadline)) is not None:
             return [error for _ in parcels]
+        self._forget_routes_of_lost_connections()
         is_known = [not self._is_declaring or parcel.routing_key in self.tally.routes for parcel in parcels]
         known = [position for position, is_one in enumerate(is_known) if is_one]
         self._publish(parcels, known, results, deadline)
@@ -127,6 +131,12 @@ class Sender:
             declared = self._declare(parcels, positions, results, deadline)
             self._publish(parcels, declared, results, deadline)
         return results
+
+    def _forget_routes_of_lost_connections(self) -> None:
+        losses = sum(loop.reconnects for loop in self.transport.connections().loops())
+        if losses != self.tally.losses:
+            self.tally.losses = losses
+            self.tally.routes.clear()
 
     def _is_away(self, deadline: float) -> MessagingError | None:
         """Why no broker can be had without a second attempt; None when there is one."""
