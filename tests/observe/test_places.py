@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -150,3 +151,48 @@ def test_where_auto_is() -> None:
     assert hostile.parent == Path("/run/user/7")
     without = places.resolve("auto", "shop", {})
     assert without.name == f"wsgi_messaging-{os.geteuid()}-shop"
+
+
+def _too_many(path: str) -> str:
+    raise OSError(errno.EMFILE, "Too many open files", path)
+
+
+@pytest.fixture
+def no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the process has opened all that it may; for /proc only, so that pytest goes on."""
+    opens = os.open
+
+    def refused(path: object, *arguments: object, **options: object) -> int:
+        if str(path).startswith("/proc"):
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        return opens(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)
+    places._here.cache_clear()
+
+
+def test_who_has_no_descriptor_left_to_look_with_removes_nothing(run_dir: Path, no_descriptor: None) -> None:
+    """All workers were taken for dead, and were not seen any more."""
+    name = FileName("0" * 8, 1, os.getpid(), 1, "publish", "0" * 8)
+    assert name.is_dead() is None
+    with RunDirectory(run_dir, make=True) as directory:
+        os.close(directory.create(name, SIZE))
+        assert directory.files() == [name]
+
+
+def test_what_could_not_be_known_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was remembered for the process's life, and took every other worker's files for those of another boot."""
+    places._here.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "_text", _too_many)
+        with pytest.raises(OSError):
+            FileName.of_this_process("publish")
+    assert FileName.of_this_process("publish").is_dead() is False
+
+
+def test_no_two_applications_share_an_automatic_directory(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    apps = ["магазин", "корзина", "shop/eu", "shop:eu", "shop_eu", "x" * 120 + "-prod", "x" * 120 + "-test"]
+    assert len({places.resolve("auto", app, environ) for app in apps}) == len(apps)
+    assert places.resolve("auto", "shop_eu", environ) == tmp_path / "wsgi_messaging-shop_eu"
+    assert all(len(places.resolve("auto", app, environ).name) < 200 for app in apps)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from wsgi_messaging import Transport
 from wsgi_messaging.connection.state import State
 from wsgi_messaging.connection.status import ConnectionStatus
 from wsgi_messaging.connection.watch import Watch
-from wsgi_messaging.observe import posting, status
+from wsgi_messaging.observe import places, posting, record, status
 from wsgi_messaging.observe.posting import Posting, RoundTrips, post
 
 NOTHING = ConnectionStatus(
@@ -231,3 +233,47 @@ def test_round_trips_are_counted_in_buckets_and_by_the_second() -> None:
         trips.add(0.1)
         trips.roll(20.0 + 2 * number)
     assert len(trips.recent) == posting.SAMPLES_KEPT
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_what_somebody_has_removed_is_told(make: Callable[..., Transport], run_dir: Path, what: str) -> None:
+    """The page said that all of no workers were ready, while this one served."""
+    transport = make()
+    transport.publish(b"x", "nobody", mandatory=False)
+    wait_until(lambda: run_dir.exists() and status.read(run_dir), what="its file")
+    (file,) = run_dir.iterdir()
+    file.unlink()
+    if what == "directory":
+        run_dir.rmdir()
+    board = status.board_of(transport)
+    assert [row.pid for row in board.rows] == [os.getpid()]
+    assert "are gone" in board.note
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round_trips": [1]},
+        {"round_trips": {"count": 3, "sum": 1.0, "buckets": [1, 2], "recent": []}},
+        {"confirmed": float("inf")},
+        {"blocked": [[[]]]},
+    ],
+    ids=repr,
+)
+def test_the_file_of_another_version_keeps_nobody_from_the_others(
+    make: Callable[..., Transport], run_dir: Path, change: dict[str, Any]
+) -> None:
+    transport = make()
+    transport.publish(b"x", "nobody", mandatory=False)
+    wait_until(lambda: run_dir.exists() and status.read(run_dir), what="its file")
+    with places.RunDirectory(run_dir) as directory:
+        (name,) = directory.files()
+        reading = record.read(directory.read(name, record.SIZE))
+        assert reading is not None
+        descriptor = directory.create(replace(name, serial="0" * 8), record.SIZE)
+        other = record.Record(descriptor)
+        os.close(descriptor)
+        other.write(json.dumps({**json.loads(reading.payload), **change}).encode(), time.monotonic())
+    rows = status.read(run_dir)
+    assert len(rows) in (1, 2)
+    assert all(len(row.round_trips.buckets) in (0, len(posting.BOUNDS) + 1) for row in rows)

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tests.harness.waiting import wait_until
-from wsgi_messaging import ConfirmTimeout, Delivery, Message, NotificationListener, Notifier, Transport, Unroutable
+from wsgi_messaging import (
+    ConfirmTimeout,
+    Delivery,
+    InvalidMessage,
+    Message,
+    NotificationListener,
+    Notifier,
+    Transport,
+    Unroutable,
+)
 from wsgi_messaging.devbroker import DevBroker
 from wsgi_messaging.notify import NotificationFilter
 
@@ -98,6 +107,19 @@ def test_each_message_of_a_batch_carries_a_context_of_its_own(
     wait_until(lambda: len(seen) == 3, what="three messages")
     created = {f"{span.context.span_id:016x}" for span in spans(exporter, "create", 3)}
     assert {text.split("-")[2] for text in seen} == created
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"routing_key": 5}, {"routing_key": {}}, {"headers": 7}, {"headers": [1]}, {"exchange": ["x"]}], ids=repr
+)
+def test_what_cannot_be_sent_is_refused_as_without_it(transport: Transport, wrong: dict[str, Any]) -> None:
+    """A TypeError came out of the middle of a batch, whose rest was not sent."""
+    transport.declare(Queue("traced", durable=False))
+    good, bad = {"body": b"x", "routing_key": "traced"}, {"body": b"x", "routing_key": "traced", **wrong}
+    results = transport.publish_many([Message(**good), Message(**bad), Message(**good)])
+    assert [type(result) for result in results] == [type(None), InvalidMessage, type(None)]
+    with pytest.raises(InvalidMessage):
+        transport.publish(**bad)
 
 
 def test_a_failure_is_the_spans_and_the_callers(transport: Transport, exporter: InMemorySpanExporter) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 AUTO = "auto"
@@ -30,11 +31,13 @@ def resolve(run_dir: str, app: str, environ: Mapping[str, str] = os.environ) -> 
     """The path that a setting means: itself, or for "auto" the application's own under $XDG_RUNTIME_DIR.
 
     Where that is not set (a system service), it lies under the folder for temporary files and has the user in its
-    name.
+    name. An application whose name makes no file name gets one with a hash in it, which no other one has.
     """
     if run_dir != AUTO:
         return Path(run_dir)
-    return automatic_parent(environ) / f"{automatic_prefix(environ)}{re.sub(r'[^A-Za-z0-9_.-]', '_', app)[:100]}"
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", app)[:100]
+    name = app if plain == app else f"{plain}-{sha256(app.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return automatic_parent(environ) / f"{automatic_prefix(environ)}{name}"
 
 
 def automatic_parent(environ: Mapping[str, str] = os.environ) -> Path:
@@ -63,7 +66,7 @@ class FileName:
 
     @classmethod
     def of_this_process(cls, role: str) -> FileName:
-        """A name that no other connection of any process has."""
+        """A name that no other connection of any process has. Raises: `OSError`, as `started`."""
         boot, namespace = _here(os.getpid())
         return cls(boot, namespace, os.getpid(), started(os.getpid()) or 0, role, os.urandom(4).hex())
 
@@ -77,25 +80,26 @@ class FileName:
         return cls(boot, int(namespace), int(pid), int(since), role, serial)
 
     def is_dead(self) -> bool | None:
-        """Whether the process that wrote it has ended; None where this process cannot know (another container's)."""
-        boot, namespace = _here(os.getpid())
-        if self.boot != boot:
-            return True
-        if self.namespace != namespace:
+        """Whether the process that wrote it has ended; None where this process cannot know: it is another container's,
+        or there is no descriptor left to look with."""
+        try:
+            boot, namespace = _here(os.getpid())
+            if self.boot != boot:
+                return True
+            return None if self.namespace != namespace else started(self.pid) != self.started
+        except OSError:
             return None
-        since = started(self.pid)
-        return since is None or since != self.started
 
 
 def started(pid: int) -> int | None:
     """When a process was started, in clock ticks since the boot; None when it has ended (a zombie has).
 
     With its pid that names it for as long as the machine runs (proc(5), /proc/pid/stat, field 22). Without a /proc it
-    is 0 for every process that is there.
+    is 0 for every process that is there. Raises: `OSError` where that cannot be known now (no descriptor is left).
     """
     try:
         fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None if os.path.exists("/proc/self/stat") or not _answers(pid) else 0
     return None if fields[0] in "ZX" else int(fields[19])
 
@@ -112,10 +116,13 @@ def _answers(pid: int) -> bool:
 
 @cache
 def _here(_pid: int) -> tuple[str, int]:
-    """This boot and this namespace of pids; by pid, because a child may be put into a namespace of its own."""
+    """This boot and this namespace of pids; by pid, because a child may be put into a namespace of its own.
+
+    Raises: `OSError` where no descriptor is left, which is not remembered.
+    """
     try:
         return _text("/proc/sys/kernel/random/boot_id")[:8], os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return "0", 0
 
 

@@ -172,8 +172,8 @@ def post(shown: Shown, role: str, app: str, run_dir: str) -> Posting | None:
     None when it cannot be shown; the log says why, and messaging goes on.
     """
     path = places.resolve(run_dir, app)
-    name = places.FileName.of_this_process(role)
     try:
+        name = places.FileName.of_this_process(role)
         with places.RunDirectory(path, make=True) as directory:
             directory.files()  # what dead processes have left goes, also where nobody ever looks
             descriptor = directory.create(name, record.SIZE)

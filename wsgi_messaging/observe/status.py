@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..runtime import native, worker
 from ..transport import Transport
 from ..version import __version__
 from . import places, record
+from .posting import BOUNDS
 
 FOREIGN_FRESH = 90.0
 """Seconds since its last write for which a file of another container counts as alive: a connection that runs writes
@@ -128,12 +130,18 @@ def board_of(transport: Transport) -> Board:
     settings = transport.settings
     if settings.run_dir is None:
         return Board(own_rows(transport), is_whole=False)
+    own = own_rows(transport)
     try:
-        return Board(read(places.resolve(settings.run_dir, settings.app)), is_whole=True)
-    except FileNotFoundError:  # no connection was opened yet
-        return Board((), is_whole=True)
+        rows = read(places.resolve(settings.run_dir, settings.app))
+    except FileNotFoundError:
+        rows = ()  # no connection was opened yet, or somebody has removed it
     except OSError as exc:
-        return Board(own_rows(transport), is_whole=False, note=f"run_dir: {exc.strerror}")
+        return Board(own, is_whole=False, note=f"run_dir: {exc.strerror}")
+    here = os.getpid(), os.uname().nodename
+    if own and not any((row.pid, row.node) == here for row in rows):
+        note = f"run_dir: the files of pid {here[0]} are gone, and maybe others; each worker makes its own at its start"
+        return Board((*rows, *own), is_whole=bool(rows), note=note)
+    return Board(rows, is_whole=True)
 
 
 def read(path: Path) -> tuple[Row, ...]:
@@ -162,7 +170,7 @@ def _row(directory: places.RunDirectory, name: places.FileName) -> Row | None:
         return None
     try:
         return _parsed(json.loads(reading.payload), updated_age, now)
-    except (ValueError, KeyError, TypeError):
+    except Exception:  # noqa: BLE001  (whatever another version, or another program, has written there)
         return None
 
 
@@ -187,11 +195,13 @@ def _connection(content: dict[str, Any], now: float) -> ConnectionStatus:
 
 
 def _round_trips(content: dict[str, Any], now: float) -> RoundTripsSeen:
-    recent = content.get("recent", ())
+    recent, buckets = content.get("recent", ()), tuple(map(int, content.get("buckets", ())))
+    if len(buckets) != len(BOUNDS) + 1:
+        return RoundTripsSeen()
     return RoundTripsSeen(
         count=int(content.get("count", 0)),
         total=float(content.get("sum", 0.0)),
-        buckets=tuple(map(int, content.get("buckets", ()))),
+        buckets=buckets,
         recent=tuple((max(0.0, now - at), float(mean), float(worst)) for at, mean, worst in recent),
     )
 
@@ -220,11 +230,14 @@ def _age(at: object, now: float) -> float | None:
 def own_rows(transport: Transport) -> tuple[Row, ...]:
     """This process's connections. Never blocks, never connects."""
     known, status = worker.current(), transport.status()
+    started = None
+    with suppress(OSError):  # no descriptor is left to look with
+        started = places.started(status.pid)
     return tuple(
         Row(
             app=status.name,
             pid=status.pid,
-            started=places.started(status.pid) or 0,
+            started=started or 0,
             server="" if known is None else known.server,
             label="" if known is None else known.label,
             node=os.uname().nodename,

@@ -148,7 +148,10 @@ class Tracing:
 
 
 def _with_context(message: Message) -> Message:
-    headers: dict[str, Any] = dict(message.headers or {})
+    given: object = message.headers or {}
+    if not isinstance(given, Mapping):
+        return message  # it is refused where it is encoded
+    headers: dict[str, Any] = dict(given)
     propagate.inject(headers)
     return replace(message, headers=headers)
 
@@ -158,9 +161,10 @@ def _texts(carrier: Mapping[Any, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in carrier.items() if isinstance(name, str) and isinstance(value, str)}
 
 
-def _joined(*parts: str) -> str:
+def _joined(*parts: object) -> str:
     """The destination by the conventions: the parts that there are, or the default exchange's stand-in."""
-    return ":".join(part for part in dict.fromkeys(parts) if part) or "amq.default"
+    texts = [part for part in parts if isinstance(part, str) and part]  # what is no text is refused behind this
+    return ":".join(dict.fromkeys(texts)) or "amq.default"
 
 
 def _route(exchange: str, routing_keys: Sequence[str]) -> tuple[str, dict[str, AttributeValue]]:
