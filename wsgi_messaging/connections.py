@@ -121,11 +121,12 @@ class Connections(Lifetime):
         elif not backlog:
             self._next_look = _FEW
         if loop.state is not State.READY:
-            self._check_patience(loop)
+            self.check_patience(loop)
         loop.publish(entry, is_alone=is_alone and is_idle)
         return loop
 
-    def _check_patience(self, loop: Loop) -> None:
+    def check_patience(self, loop: Loop) -> None:
+        """Raises: `ConnectFailed` when there was no broker for `fail_fast_after`: nobody is to wait for one then."""
         away_since, patience = loop.attempts.away_since, self.settings.fail_fast_after
         if away_since is not None and patience and native.monotonic() - away_since > patience:
             raise ConnectFailed(f"not sent: {self._why_not(loop)}, for more than {patience:g} s (fail_fast_after)")
@@ -189,9 +190,11 @@ class Connections(Lifetime):
     def request(self, declaration: Declaration, deadline: float, role: str | None = None) -> Inbound:
         """Have the broker do one thing and answer.
 
-        Blocks: until the answer or the deadline. Raises: `DeclarationRefused`, `ConfirmTimeout`, `ConnectTimeout`.
+        Blocks: until the answer or the deadline. Raises: `DeclarationRefused`, `ConfirmTimeout`, `ConnectTimeout`,
+        `ConnectFailed`.
         """
         loop = self.loop(role or (CONSUME if CONSUME in self._loops else PUBLISH))
+        self.check_patience(loop)
         completion = Completion()
         request = Request(
             declaration.method,

@@ -45,6 +45,15 @@ _LONGEST_APP = 255
 """Octets. The broker hangs up on a handshake of more than 4096 (AMQP 0-9-1 section 4.2.3), without a reason."""
 
 
+def _instead_of(name: str) -> str:
+    """What a wrong name in a URL was to be; not itself: it may be a piece of a password that has a "?" in it."""
+    import difflib  # for those only who have made a mistake
+
+    usable = [each for each in _NAMES if each not in ("url", *_NO_TEXT)]
+    near = difflib.get_close_matches(name, [*usable, *_QUERY_NAMES], 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(usable)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a transport connects and how long it tries.
@@ -107,7 +116,7 @@ class Settings:
         for name, text in query.items():
             known = _QUERY_NAMES.get(name, name)
             if known in ("url", *_NO_TEXT) or known not in _NAMES:
-                raise ConfigurationError(f"url: unknown setting in its query string; there are {', '.join(_NAMES)}")
+                raise ConfigurationError(f"url: unknown setting in its query string; {_instead_of(name)}")
             object.__setattr__(self, known, _convert(known, text, f"url, {name}"))
         self._check()
 

@@ -111,10 +111,10 @@ OWN_FORK = "def post_fork(server, worker):\n    pass\n"
 BROKEN = {
     # gunicorn
     "no hooks": Broken(
-        GUNICORN, "bind = ':8000'\n", "gunicorn-hooks", "publish_soon", HOOKS_LINE[:45], mended_by="append"
+        GUNICORN, "bind = ':8000'\n", "gunicorn-hooks", "by atexit only", HOOKS_LINE[:45], mended_by="append"
     ),
     "one hook forgotten": Broken(
-        GUNICORN, HOOKS_LINE.replace(", worker_exit", ""), "gunicorn-hooks", "cut at its end", "worker_exit",
+        GUNICORN, HOOKS_LINE.replace(", worker_exit", ""), "gunicorn-hooks", "by atexit only", "worker_exit",
         mended_by="append",
     ),
     "hook redefined after the import": Broken(
@@ -478,11 +478,15 @@ def test_older_gunicorn_has_its_eventlet_worker(doctor: Doctor) -> None:
     assert doctor(GUNICORN, text, "--gunicorn-version", "25.3").status == 0
 
 
-def test_the_command_line_of_gunicorn_wins(doctor: Doctor, tmp_path: Path) -> None:
+def test_the_command_line_of_gunicorn_wins(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--gunicorn-args", "-k gevent --preload --timeout 4 app:app")
     assert doctor(GUNICORN, HOOKS_LINE, *arguments).grave == ["gunicorn-preload-gevent"]
     assert doctor(GUNICORN, HOOKS_LINE, "--gunicorn-args", "--timeout 4 app:app").grave == ["gunicorn-timeout"]
     assert doctor("", "", "--gunicorn-args", "app:app -w 4").grave == ["gunicorn-hooks"]
+    monkeypatch.chdir(tmp_path)
+    Path("gunicorn.conf.py").write_text(HOOKS_LINE)
+    assert doctor("", "", "--gunicorn-args", "app:app -w 4").status == 0, "gunicorn reads it by itself"
+    Path("gunicorn.conf.py").unlink()
     assert doctor("", "", "--gunicorn-args", "-c python:wsgi_messaging.servers.gunicorn app:app").status == 0
     (tmp_path / "elsewhere.py").write_text(HOOKS_LINE)
     assert doctor("", "", "--gunicorn-args", f"-c {tmp_path}/elsewhere.py app:app").status == 0

@@ -7,11 +7,22 @@ import time
 from contextlib import suppress
 
 import pytest
+from kombu import Queue
 
 from tests.harness.processes import free_port
 from tests.harness.secret import dev_broker
 from tests.harness.waiting import wait_until
-from wsgi_messaging import ConnectFailed, Expired, Settings, Transport, Unavailable
+from wsgi_messaging import (
+    ConnectFailed,
+    Expired,
+    Notifier,
+    RPCClient,
+    Settings,
+    Target,
+    Transport,
+    Unavailable,
+    Unroutable,
+)
 from wsgi_messaging.devbroker import DevBroker
 
 NOBODY = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
@@ -76,6 +87,31 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed() -> None:
         with dev_broker(port=port):
             wait_until(lambda: transport.status().connections[0].state == "ready", what="the reconnect")
             transport.publish("x", "q", mandatory=False)
+
+
+def test_in_a_long_outage_nothing_else_waits_either() -> None:
+    """A declaration and a call took their whole time: an RPC client's is a minute."""
+    broker = dev_broker().start()
+    with Transport(settings=Settings(url=broker.url, fail_fast_after=0.1)) as transport:
+        client = RPCClient(transport, Target(topic="nobody"), timeout=20.0)
+        notifier = Notifier(transport, "p", timeout=20.0)
+        for attempt in (lambda: client.call({}, "m"), lambda: transport.declare(Queue("q"))):
+            with suppress(Unroutable):
+                attempt()
+        broker.stop()
+        statuses = transport.status
+        wait_until(lambda: all(each.last_failure for each in statuses().connections), what="the outage")
+        time.sleep(0.2)  # longer than fail_fast_after
+        for attempt in (
+            lambda: transport.declare(Queue("q"), timeout=20.0),
+            lambda: client.call({}, "m"),
+            lambda: client.cast({}, "m"),
+            lambda: notifier.info({}, "e", 1),
+        ):
+            begun = time.monotonic()
+            with pytest.raises(ConnectFailed, match="fail_fast_after"):
+                attempt()
+            assert time.monotonic() - begun < 10.0
 
 
 def test_credentials_are_asked_for_at_each_connect() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import json
 import logging
@@ -23,7 +24,9 @@ from wsgi_messaging import (
     DeclarationRefused,
     InvalidMessage,
     MessagingError,
+    MessagingMiddleware,
     Unavailable,
+    current_transport,
 )
 from wsgi_messaging.notify import NotificationFailed, Notifier, buffer
 from wsgi_messaging.rpc import QueueFlags
@@ -455,3 +458,21 @@ def test_a_one_shot_process_sends_directly(transport: MemoryTransport) -> None:
     transport.fail_with(Unavailable("away"))
     with pytest.raises(MessagingError):
         notifier.info({}, "e", 2)
+
+
+def test_it_may_stand_on_current_transport_before_there_is_a_request(transport: MemoryTransport) -> None:
+    """At module level, as an RPCClient may: the application did not start."""
+
+    def module() -> None:
+        notifier = Notifier(current_transport, "p", topics=["standing"])
+        with pytest.raises(ConfigurationError, match="no request"):
+            Notifier(current_transport, "p", soon=True)  # its thread never serves one
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            notifier.info({}, "e", 1)
+            return []
+
+        MessagingMiddleware(app, transport)({}, lambda *_: None)
+
+    contextvars.Context().run(module)
+    assert len(transport.published) == 1

@@ -105,8 +105,10 @@ def test_query_names_settings_as_we_and_as_rabbitmq_do() -> None:
         ("prefetch=1.5", "url, prefetch: '1.5' is not a whole number"),
         ("tls_verify=perhaps", "url, tls_verify: 'perhaps' is not yes or no"),
         ("heartbeat=-1", "heartbeat: -1.0 is not between 0 and 65535"),
-        ("hartbeat=1", "url: unknown setting in its query string; there are url, app, heartbeat"),
-        ("url=amqp://x", "url: unknown setting"),
+        ("hartbeat=1", "url: unknown setting in its query string; did you mean 'heartbeat'?"),
+        ("cacertfil=x", "url: unknown setting in its query string; did you mean 'cacertfile'?"),
+        ("url=amqp://x", "url: unknown setting in its query string; there are app, heartbeat"),
+        ("credentials=x", "url: unknown setting in its query string; there are app, heartbeat"),
     ],
 )
 def test_bad_queries_are_named(query: str, problem: str) -> None:

@@ -43,6 +43,9 @@ KINDS: tuple[tuple[str, Callable[[str, str], bool], Examine], ...] = (
 SHIPPED = ("gunicorn-", "uwsgi-", "mod_wsgi-")
 """How the rules begin for whose servers we have files."""
 
+_READ_BY_ITSELF = "gunicorn.conf.py"
+"""In the current folder, where no other is named (gunicorn's `--config`)."""
+
 
 def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
@@ -158,6 +161,8 @@ def _from_command_line(config: str | None, given: dict[str, Any], facts: Facts) 
         text = f"from {config.removeprefix('python:')} import *\n"
     elif config is not None and Path(config).is_file():
         text = _read(config)
+    elif config is None and Path(_READ_BY_ITSELF).is_file():
+        config, text = _READ_BY_ITSELF, _read(_READ_BY_ITSELF)
     else:
         text = ""
     return gunicorn.examine(config or "gunicorn's command line", text, facts, given)

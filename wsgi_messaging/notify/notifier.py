@@ -78,6 +78,8 @@ class Notifier:
         self.is_soon = soon
         self._serializer: Serializer = serializer or NoOpSerializer()
         self._sender = Sender(transport, exchange, flags or QueueFlags(), declare=declare, timeout=timeout)
+        if soon:
+            _ = transport.settings  # `current_transport` has none here, and never in the buffer's thread: told now
         self._buffer = Buffer(self._sender, buffer_size) if soon else None
         self._drivers = self._made(drivers, names, routing)
 

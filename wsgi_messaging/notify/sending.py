@@ -95,7 +95,7 @@ class Sender:
         check_transport(transport)
         self.transport = transport
         self.exchange = exchange
-        self.timeout = transport.settings.timeout if timeout is None else timeout
+        self._timeout = timeout
         self._flags = flags
         self._is_declaring = declare
         self._process = PerProcess(Tally, _ignore)
@@ -104,6 +104,11 @@ class Sender:
     def tally(self) -> Tally:
         """This process's counters."""
         return self._process.get()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a `send`; the transport may be `current_transport`, which is none before the first request."""
+        return self.transport.settings.timeout if self._timeout is None else self._timeout
 
     def warm(self) -> None:
         """Have the connection begin. Returns at once; what is wrong with it is told by `send`."""

@@ -123,6 +123,8 @@ class Replies:
     def _wait(self, changed: Completion, deadline: float, is_patient: bool) -> None:
         while not changed.is_set:
             now = native.monotonic()
+            if (loop := self._connections.peek(CONSUME)) is not None:
+                self._connections.check_patience(loop)
             failure = self._connections.failure(CONSUME)
             if failure is not None and not is_patient:
                 raise failure

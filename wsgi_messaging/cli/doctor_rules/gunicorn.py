@@ -22,8 +22,8 @@ NEEDED = {
     "post_fork": "the worker is not known as one: its first request says so and does the hook's work late",
     "post_worker_init": "the first message of each worker waits for the connection",
     "worker_abort": "a worker that is aborted for its timeout is cut off from the broker",
-    "worker_exit": "a worker's connection is cut at its end instead of closed, and messages that were handed over with"
-    " publish_soon() may be lost",
+    "worker_exit": "a worker's connection is closed at its end by atexit only, which a worker that ends in another way"
+    " does not get to",
 }
 PATCH = "from gevent import monkey\nmonkey.patch_all()"
 _MINE = re.compile(
