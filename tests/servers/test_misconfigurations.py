@@ -316,7 +316,7 @@ def _pids(rabbitmq: RabbitMQ, name: str) -> set[int]:
 def test_a_mule_and_a_spooler_open_nothing(rabbitmq: RabbitMQ, small: dict[str, Server]) -> None:
     server = small["muled"]
     worker = server.get(PUBLISH).json()["pid"]
-    assert len(server.pids()) == 3, "worker, mule, spooler"
+    wait_until(lambda: len(server.pids()) == 3, what="worker, mule, spooler")
     assert _pids(rabbitmq, "muled") == {worker}
     assert _lines(server.log_text()) == ""
 
