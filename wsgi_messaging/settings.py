@@ -78,7 +78,8 @@ class Settings:
     max_queued_bytes: int = 67108864
     """The same, in bytes of their bodies."""
     fail_fast_after: float = 30.0
-    """Seconds without any broker after which a publish fails at once instead of waiting its time; 0 for never."""
+    """Seconds without any broker after which a publish, a declaration or a call fails at once instead of waiting its
+    time; 0 for never."""
     consumer_timeout: float = 1800.0
     """Seconds after which the broker ends a consumer that has not acknowledged (RabbitMQ: consumer_timeout, 30 minutes
     by default); a callback that runs for most of them is warned about. 0 for none."""

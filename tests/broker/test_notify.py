@@ -444,9 +444,7 @@ def test_a_queue_that_went_with_a_restart_is_there_again(faulty: DevBroker) -> N
     with Transport(faulty.url) as transport, Transport(faulty.url) as other:
         notifier = Notifier(transport, "pub", topics=["restarted"])
         notifier.info({}, "e", 0)
-        copies = other.declare(
-            Queue("copies", Exchange("openstack", "topic", durable=False), routing_key="restarted.#")
-        )
+        other.declare(Queue("copies", Exchange("openstack", "topic", durable=False), routing_key="restarted.#"))
         with amqp.Connection(f"127.0.0.1:{faulty.port}", USER, PASSWORD) as witness:
             witness.channel().queue_delete("restarted.info")
         faulty.drop_connections()
@@ -455,7 +453,6 @@ def test_a_queue_that_went_with_a_restart_is_there_again(faulty: DevBroker) -> N
         heard: list[bytes] = []
         other.consume("restarted.info", lambda delivery: heard.append(delivery.body))
         wait_until(lambda: len(heard) == 1, what="what waits for a listener")
-        assert copies == "copies"
 
 
 @pytest.mark.parametrize("timeout", [0.5, 1.5])

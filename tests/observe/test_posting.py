@@ -256,7 +256,6 @@ def test_what_somebody_has_removed_is_told(make: Callable[..., Transport], run_d
         {"round_trips": [1]},
         {"round_trips": {"count": 3, "sum": 1.0, "buckets": [1, 2], "recent": []}},
         {"confirmed": float("inf")},
-        {"blocked": [[[]]]},
     ],
     ids=repr,
 )
